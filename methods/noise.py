@@ -1,0 +1,62 @@
+"""The control: distill on uniform noise. What a method is worth is what it adds to this.
+
+Every comparison prints this row. The images are independent uniform values in [0, 1], drawn afresh
+for each student step, so the control has an endless pool; all else is as in the other methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dfkd.methods.method import Metrics, Workbench
+from dfkd.methods.shape import ImageShape
+from dfkd.methods.student import StudentSettings
+from dfkd.methods.teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class UniformNoise:
+    """An endless source of uniform noise; the labels are random."""
+
+    shape: ImageShape
+    classes: int
+
+    def sample(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Fresh images [count, channels, H, W] in [0, 1) and labels [count]."""
+        size = (count, self.shape.channels, self.shape.height, self.shape.width)
+        images = torch.rand(size, generator=rng, device=rng.device)
+        labels = torch.randint(self.classes, (count,), generator=rng, device=rng.device)
+        return images, labels
+
+
+class Noise:
+    """Nothing is synthesized; the student learns from the teacher's answers to noise."""
+
+    settings_class: ClassVar[type[StudentSettings]] = StudentSettings
+    presets: ClassVar = {}
+
+    def __init__(self, settings: StudentSettings, bench: Workbench) -> None:
+        self.settings = settings
+        self.bench = bench
+        self.source = UniformNoise(bench.shape, bench.classes)
+
+    @staticmethod
+    def objections(settings: StudentSettings, teacher: Teacher) -> list[str]:
+        return []
+
+    def epoch(self, epoch: int, rng: torch.Generator) -> Metrics:
+        """Distill; the warm-up epochs, in which others synthesize, pass idle."""
+        if epoch < self.settings.warmup:
+            return {}
+        with self.bench.clock("distillation"):
+            return self.bench.student.distill(self.bench.teacher, self.source, epoch, rng)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        return

@@ -1,0 +1,1 @@
+"""Running trials: one in this process, many on Ray."""

@@ -1,0 +1,118 @@
+"""Ray itself: start one here or join one, and wait, aloud, for what a trial needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from dfkd.methods.errors import ConfigError, SweepFailed
+
+JOIN_PATIENCE = 600.0  # seconds to wait for a cluster that may be scaling up
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how often a Train worker's report is looked for
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: see sweeps.py
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",  # see Watch in sweeps.py
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one trial takes: `workers` times these."""
+
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.workers < 1:
+            problems.append(f"workers must be at least 1, got {self.workers}")
+        if self.cpus_per_worker <= 0:
+            problems.append(f"cpus_per_worker must be above 0, got {self.cpus_per_worker:g}")
+        if self.gpus_per_worker < 0:
+            problems.append(f"gpus_per_worker must be at least 0, got {self.gpus_per_worker:g}")
+        if problems:
+            raise ConfigError(*problems)
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """In Ray's names."""
+        need = {"CPU": self.cpus_per_worker}
+        return need | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+    def __str__(self) -> str:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
+        return each if self.workers == 1 else f"{self.workers} times {each}"
+
+    def fitting(self) -> int:
+        """How many trials the cluster as it stands can run at once; each worker on one node."""
+        slots = sum(
+            int(min(node["Resources"].get(name, 0.0) / amount + 1e-6 for name, amount in need))
+            for need in [self.per_worker.items()]
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+        return slots // self.workers
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Ray, running: the cluster at `address` (or $RAY_ADDRESS), or one of our own on this machine.
+
+    What was started here is ended here.
+    """
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    if ray.is_initialized():  # the caller's own
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SweepFailed(f"Ray cannot be reached at {address}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def wait_for_room(
+    need: Resources, say: Callable[[str], None], patience: float | None = None
+) -> int:
+    """How many trials fit at once; waits for a cluster to grow, and says so.
+
+    Raises SweepFailed after `patience` seconds (by default none on a cluster of one node, where
+    nothing will come).
+    """
+    if patience is None:
+        patience = JOIN_PATIENCE if os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1 else 0.0
+    deadline, told = time.monotonic() + patience, 0.0
+    while (room := need.fitting()) < 1:
+        left = deadline - time.monotonic()
+        total = ray.cluster_resources()
+        have = f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU"
+        if left <= 0:
+            raise SweepFailed(
+                f"a trial needs {need}, and the cluster has {have}; ask for less with --workers, "
+                "--cpus-per-worker or --gpus-per-worker"
+            )
+        if time.monotonic() - told > 10:
+            say(
+                f"waiting for room: a trial needs {need}, the cluster has {have}; {left:.0f} s left"
+            )
+            told = time.monotonic()
+        time.sleep(0.5)
+    return room

@@ -1,0 +1,204 @@
+"""From what a user asks for to what is to be run, with every mistake found before anything starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dfkd.methods.errors import ConfigError, unknown
+from dfkd.methods.settings import Value
+from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.runs import SWEEP, Run, find_runs
+from dfkd.orchestrator.schedulers import SCHEDULERS
+from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.search import SEARCHES
+from dfkd.orchestrator.specs import (
+    Choices,
+    SweepSpec,
+    fingerprint,
+    plan_methods,
+    sweep_from_definition,
+)
+from dfkd.orchestrator.storage import Folder
+from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.task import Task, load_task
+from dfkd.search_spaces.teachers import find_teacher, teacher_from_bytes
+
+DEFAULT_STORAGE = "dfkd-runs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRequest:
+    """Everything that `dfkd sweep` can be asked; the fields are its options."""
+
+    task: str
+    """A task's name, or the path of a task's YAML file."""
+    trials: int = 16
+    methods: tuple[str, ...] = ("nayer",)
+    epochs: int | None = None
+    """None: the task's own."""
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    concurrent: int | None = None
+    """Trials at once at most; None: as many as fit."""
+    scheduler: str = "asha"
+    search: str = "optuna"
+    select: str = "accuracy"
+    settings: Mapping[str, str | Value] = field(default_factory=dict)
+    """Settings fixed for all trials, `preset` included; what is set is not searched."""
+    teacher: str | None = None
+    student: str | None = None
+    data: str | None = None
+    """An .npz file of labeled images to measure accuracy on."""
+    seed: int = 0
+    control: bool = True
+    """Also run the noise control, at the same budget."""
+    name: str | None = None
+    storage: str = DEFAULT_STORAGE
+    address: str | None = None
+    export_dir: str | None = None
+    """Copy best/ here too."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with it before looking at the task."""
+        found = []
+        if self.trials < 1:
+            found.append(f"trials must be at least 1, got {self.trials}")
+        if self.concurrent is not None and self.concurrent < 1:
+            found.append(f"concurrent must be at least 1, got {self.concurrent}")
+        if not self.methods:
+            found.append("at least one method is needed")
+        known = {"scheduler": SCHEDULERS, "search": SEARCHES, "select": tuple(SCORES)}
+        for kind, names in known.items():
+            if (name := getattr(self, kind)) not in names:
+                found.append(unknown(kind, name, names))
+        if self.name is not None and (not self.name or "/" in self.name or self.name[0] == "."):
+            found.append(f"name must be a plain word without slashes, got '{self.name}'")
+        try:
+            self.resources()
+        except ConfigError as error:
+            found += error.problems
+        return found
+
+    def resources(self) -> Resources:
+        """What one trial takes."""
+        return Resources(
+            workers=self.workers,
+            cpus_per_worker=self.cpus_per_worker,
+            gpus_per_worker=self.gpus_per_worker,
+        )
+
+
+def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
+    """The sweep that a request means; trains and caches a task's teacher if need be.
+
+    Raises ConfigError with all problems that can be seen together.
+    """
+    found = request.problems()
+    try:
+        task = load_task(request.task)
+    except ConfigError as error:
+        raise ConfigError(*found, *error.problems) from None
+    found += _selection_problems(task, request)
+    try:
+        teacher = find_teacher(task, request.teacher, say)
+    except ConfigError as error:
+        raise ConfigError(*found, *error.problems) from None
+    try:
+        plans = plan_methods(
+            task,
+            Choices(
+                methods=tuple(dict.fromkeys(request.methods)),
+                epochs=request.epochs,
+                student=request.student,
+                settings=request.settings,
+            ),
+            teacher,
+        )
+    except ConfigError as error:
+        raise ConfigError(*found, *error.problems) from None
+    if found:
+        raise ConfigError(*found)
+    return SweepSpec(
+        task=task,
+        methods=plans,
+        epochs=request.epochs or task.epochs,
+        student=request.student or task.student,
+        teacher=teacher,
+        seed=request.seed,
+        scheduler=request.scheduler,
+        search=request.search,
+        select=request.select,
+        workers=request.workers,
+        control=request.control,
+        data=request.data,
+    )
+
+
+def _selection_problems(task: Task, request: SweepRequest) -> list[str]:
+    try:
+        data = load_data(task, "test", request.data)
+    except ConfigError as error:
+        return list(error.problems)
+    score = SCORES.get(request.select)
+    if score is not None and score.uses_real_labels and data is None:
+        return [
+            f"--select {request.select} needs labeled images and task {task.name} has none; "
+            "give some with --data FILE.npz"
+        ]
+    return []
+
+
+def choose_run(
+    request: SweepRequest, definition: Mapping[str, Any], say: Callable[[str], None]
+) -> Run:
+    """The run folder for a sweep: the named one, one that was interrupted, or a new one."""
+    storage = Folder.of(request.storage)
+    if request.name is not None:
+        return Run(storage.child(request.name))
+    same = fingerprint(definition)
+    for run in find_runs(storage):
+        facts = run.facts()
+        if facts["fingerprint"] == same and facts["state"] != "finished" and not run.is_running():
+            say(f"resuming {run.name}, which was interrupted; another --name starts afresh")
+            return run
+    stem = f"{definition_name(definition)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name, number = stem, 2
+    while storage.child(name).exists(SWEEP):
+        name, number = f"{stem}-{number}", number + 1
+    return Run(storage.child(name))
+
+
+def definition_name(definition: Mapping[str, Any]) -> str:
+    """The task's name out of a definition."""
+    for line in definition["task"].splitlines():
+        if line.startswith("task:"):
+            return str(line.split(":", 1)[1].split("#")[0].strip())
+    return "sweep"
+
+
+def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
+    """The request and the sweep that a run folder was made for, to resume it."""
+    facts = run.facts()
+    weights = run.folder.read("teacher.safetensors")
+    if weights is None:
+        raise ConfigError(f"{run.folder.uri} holds no teacher; start the sweep again")
+    sweep = sweep_from_definition(facts["definition"], teacher_from_bytes(weights))
+    storage = run.folder.uri.rsplit("/", 1)[0]
+    kept = {key: value for key, value in changes.items() if value is not None}
+    request = SweepRequest(
+        task=sweep.task.name,
+        methods=tuple(sweep.methods),
+        workers=sweep.workers,
+        name=run.name,
+        storage=storage,
+        **{**facts["request"], **kept},
+    )
+    return request, sweep
+
+
+REMEMBERED = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent", "export_dir")
+"""Fields of a request that its run folder keeps, beside the sweep's definition."""

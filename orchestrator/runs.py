@@ -1,0 +1,219 @@
+"""Run folders: what a sweep leaves behind, written and read in one place.
+
+<storage>/<name>/sweep.json            definition, versions, command, state
+                 teacher.safetensors   the teacher, so that the folder stands alone
+                 results.parquet       one row per trial and epoch
+                 trials/<id>/          recipe.json, checkpoint.pt, history.json,
+                                       student.safetensors (the best epoch's), result.json
+                 best/                 the exported student
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.specs import (
+    SweepSpec,
+    TrialSpec,
+    fingerprint,
+    task_from_definition,
+    trial_as_json,
+)
+from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trials import HISTORY, Row, Surroundings
+from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.teachers import teacher_from_bytes
+
+SWEEP = "sweep.json"
+TEACHER = "teacher.safetensors"
+RESULTS = "results.parquet"
+RECIPE = "recipe.json"
+RESULT = "result.json"
+VERSIONED = ("ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
+
+Outcome = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial as its folder tells it."""
+
+    spec: TrialSpec
+    rows: tuple[Row, ...] = ()
+    outcome: Outcome | None = None
+    """None: not ended yet."""
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def best(self) -> Row | None:
+        """The row with the highest score, the latest of equals."""
+        return max(self.rows, key=lambda row: (row["score"], row["epoch"]), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder."""
+
+    folder: Folder
+
+    @property
+    def name(self) -> str:
+        return self.folder.uri.rsplit("/", 1)[-1]
+
+    def facts(self) -> dict[str, Any]:
+        """The contents of sweep.json; raises ConfigError where there is none."""
+        facts: dict[str, Any] | None = self.folder.read_json(SWEEP)
+        if facts is None:
+            raise ConfigError(f"no sweep in {self.folder.uri}; `dfkd runs` lists what there is")
+        return facts
+
+    def create(self, sweep: SweepSpec, **facts: Any) -> None:
+        """Write the teacher and sweep.json, or check that those there are of the same sweep.
+
+        Raises ConfigError when the name is taken by a sweep with another definition.
+        """
+        definition = sweep.definition()
+        there = self.folder.read_json(SWEEP)
+        if there is not None and there["definition"] != definition:
+            changed = [key for key in definition if there["definition"].get(key) != definition[key]]
+            raise ConfigError(
+                f"the name {self.name} is taken by another sweep in {self.folder.uri}, with other "
+                f"{', '.join(changed)}; choose another --name, or repeat its settings to resume it"
+            )
+        self.folder.write(TEACHER, sweep.teacher.to_bytes())
+        packages = {name: version(name) for name in VERSIONED}
+        fresh = {
+            "name": self.name,
+            "definition": definition,
+            "fingerprint": fingerprint(definition),
+            "versions": {"dfkd": version("dfkd"), "python": platform.python_version(), **packages},
+            "created": time.time(),
+        }
+        self.folder.write_json(SWEEP, {**fresh, **(there or {}), **facts, "state": "running"})
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to sweep.json."""
+        self.folder.write_json(SWEEP, {**self.facts(), **facts})
+
+    def surroundings(self) -> Surroundings:
+        """What a trial of this run needs beside its spec."""
+        definition = self.facts()["definition"]
+        task = task_from_definition(definition)
+        weights = self.folder.read(TEACHER)
+        if weights is None:
+            raise DfkdError(f"{self.folder.uri}/{TEACHER} is missing; start the sweep again")
+        return Surroundings(
+            task=task,
+            teacher=teacher_from_bytes(weights),
+            score=SCORES[definition["select"]](),
+            evaluation=load_data(task, "test", definition["data"]),
+        )
+
+    def trial_folder(self, id: str) -> Folder:
+        return self.folder.child("trials", id)
+
+    def propose(self, spec: TrialSpec) -> None:
+        """Record a trial before it runs, so that an interrupted sweep knows of it."""
+        self.trial_folder(spec.id).write_json(RECIPE, trial_as_json(spec))
+
+    def trial_spec(self, id: str) -> TrialSpec:
+        """The recorded trial called `id`."""
+        tree = self.trial_folder(id).read_json(RECIPE)
+        if tree is None:
+            raise DfkdError(f"{self.trial_folder(id).uri}/{RECIPE} is missing")
+        return TrialSpec.from_json(tree)
+
+    def end_trial(self, record: TrialRecord) -> None:
+        """Record how a trial ended, with all its rows."""
+        facts = {"outcome": record.outcome, "reason": record.reason, "rows": record.rows}
+        self.trial_folder(record.spec.id).write_json(RESULT, facts)
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial proposed so far, by id."""
+        found = []
+        for id in self.folder.child("trials").folders():
+            folder = self.trial_folder(id)
+            tree = folder.read_json(RECIPE)
+            if tree is None:
+                continue
+            record = TrialRecord(spec=TrialSpec.from_json(tree))
+            result = folder.read_json(RESULT)
+            if result is None:
+                rows = folder.read_json(HISTORY) or []
+                found.append(replace(record, rows=tuple(rows)))
+                continue
+            found.append(
+                replace(
+                    record,
+                    rows=tuple(result["rows"]),
+                    outcome=result["outcome"],
+                    reason=result["reason"],
+                )
+            )
+        return found
+
+    def write_results(self, records: Sequence[TrialRecord]) -> None:
+        """Write results.parquet: one row per trial and epoch, with its recipe beside it."""
+        rows = [
+            {**row, **{f"recipe.{key}": value for key, value in record.spec.recipe.items()}}
+            for record in records
+            for row in record.rows
+        ]
+        if not rows:
+            return
+        columns = dict.fromkeys(key for row in rows for key in row)
+        table = pa.table({key: pa.array([row.get(key) for row in rows]) for key in columns})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.folder.write(RESULTS, buffer.getvalue())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Refuse a second driver on the same local folder; raises ConfigError.
+
+        The lock ends with the process, however that ends.
+        """
+        if self.folder.local is None:
+            yield
+            return
+        self.folder.local.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.local / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"sweep {self.name} is running already in {self.folder.uri}; watch it with "
+                    f"`dfkd status {self.name}`, or choose another --name"
+                ) from None
+            yield
+
+    def is_running(self) -> bool:
+        """Whether a driver holds the lock now; False on remote storage, where there is none."""
+        if self.folder.local is None or not (self.folder.local / ".lock").is_file():
+            return False
+        with open(self.folder.local / ".lock") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def find_runs(storage: Folder) -> list[Run]:
+    """All runs below a storage folder, by name."""
+    children = [storage.child(name) for name in storage.folders()]
+    return [Run(child) for child in children if child.exists(SWEEP)]

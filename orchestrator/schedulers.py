@@ -1,0 +1,76 @@
+"""Which trials to stop early: Ray Tune's schedulers, made to survive an interruption.
+
+Tune keeps a scheduler's state in its own snapshots, up to ten seconds old and lost with the driver. Here
+the state is rebuilt instead from the trials' recorded epochs, by reporting them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.experiment.trial import Trial as TuneTrial
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from dfkd.orchestrator.specs import CONTROL_ID
+from dfkd.orchestrator.trials import Row
+
+SCHEDULERS = ("asha", "median", "fifo")
+REDUCTION = 3  # of the trials that reach a rung, one in this many goes on
+FIRST_RUNG = 0.3  # share of the epochs before anything is stopped
+
+
+def make_scheduler(
+    name: str, epochs: int, past: Mapping[str, Sequence[Row]] | None = None
+) -> TrialScheduler:
+    """A scheduler on `epoch` and `score`; `past` holds the rows of trials known from before."""
+    grace = max(1, round(epochs * FIRST_RUNG))
+    common = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": grace}
+    scheduler: TrialScheduler
+    if name == "asha":
+        scheduler = _Asha(max_t=epochs + 1, reduction_factor=REDUCTION, **common)
+    elif name == "median":
+        # An infinite time slice: trials are stopped or go on, never paused.
+        scheduler = _Median(min_time_slice=float("inf"), min_samples_required=3, **common)
+    else:
+        scheduler = FIFOScheduler()
+    if isinstance(scheduler, _Asha | _Median):
+        scheduler.past = dict(past or {})
+        for id, rows in scheduler.past.items():
+            if id != CONTROL_ID and rows:
+                stub = TuneTrial("dfkd", config={"id": id}, stub=True)
+                scheduler.on_trial_add(None, stub)
+    return scheduler
+
+
+class _Remembering(TrialScheduler):  # type: ignore[misc]
+    """Leaves the control alone, and reports a trial's past to it before its future."""
+
+    past: Mapping[str, Sequence[Row]] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for row in self.past.get(trial.config["id"], ()):
+            self.on_trial_result(tune_controller, trial, row)
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Row) -> str:
+        if trial.config["id"] == CONTROL_ID:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Row) -> None:
+        if trial.config["id"] != CONTROL_ID and "score" in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class _Asha(_Remembering, AsyncHyperBandScheduler):
+    pass
+
+
+class _Median(_Remembering, MedianStoppingRule):
+    pass

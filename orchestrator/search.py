@@ -1,0 +1,124 @@
+"""Which recipe to try next: Optuna, one study per method, driven by Ray Tune.
+
+Methods take turns, so that each gets the same number of trials. A method's first trial is the task's
+own recipe; the search starts from there. Each suggestion draws from its own random stream, seeded by
+the sweep's seed and the trial's number: a random search proposes the same recipes however often the
+sweep was interrupted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from dfkd.methods.random_streams import derive_seed
+from dfkd.methods.settings import Value, describe
+from dfkd.orchestrator.specs import SweepSpec, TrialSpec
+from dfkd.search_spaces.dimensions import Choice, Dimension, Real, Whole
+
+SEARCHES = ("optuna", "random")
+STARTUP_TRIALS = 4  # TPE proposes at random until it has seen this many results of a method
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """Optuna's form of a dimension."""
+    match dimension:
+        case Real(low, high, log):
+            return FloatDistribution(low, high, log=log)
+        case Whole(low, high, log):
+            return IntDistribution(low, high, log=log)
+        case Choice(options):
+            return CategoricalDistribution(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial whose score is known."""
+
+    spec: TrialSpec
+    score: float
+
+
+class RecipeSearch:
+    """Proposes trials and learns from their scores; knows nothing of how they are run."""
+
+    def __init__(self, sweep: SweepSpec, finished: Sequence[Finished] = ()) -> None:
+        self._sweep = sweep
+        self._spaces = {
+            name: {key: distribution(dimension) for key, dimension in plan.search.items()}
+            for name, plan in sweep.methods.items()
+        }
+        self._studies = {name: optuna.create_study(direction="maximize") for name in sweep.methods}
+        self._pending: dict[str, optuna.Trial] = {}
+        for known in finished:
+            if known.spec.method in self._studies:
+                self._studies[known.spec.method].add_trial(self._evaluated(known))
+
+    def propose(self, number: int) -> TrialSpec:
+        """The trial with this number (from 0); its id is `t000`, `t001`, ..."""
+        names = list(self._sweep.methods)
+        method = names[number % len(names)]
+        study, space = self._studies[method], self._spaces[method]
+        study.sampler = self._sampler(derive_seed(self._sweep.seed, "search", number))
+        if number < len(names):
+            study.enqueue_trial(self._task_recipe(method))
+        trial = study.ask(space)
+        id = f"t{number:03d}"
+        self._pending[id] = trial
+        return self._sweep.trial(id, method, dict(trial.params))
+
+    def learn(self, spec: TrialSpec, score: float | None) -> None:
+        """Tell the score of a trial; None if it failed."""
+        if spec.method not in self._studies:
+            return
+        study = self._studies[spec.method]
+        trial = self._pending.pop(spec.id, None)
+        if trial is not None and score is not None:
+            study.tell(trial, score)
+        elif trial is not None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif score is not None:  # proposed by an earlier process
+            study.add_trial(self._evaluated(Finished(spec, score)))
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self._sweep.search == "random":
+            return optuna.samplers.RandomSampler(seed=seed % 2**32)
+        return optuna.samplers.TPESampler(
+            seed=seed % 2**32,
+            n_startup_trials=STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,
+        )
+
+    def _task_recipe(self, method: str) -> dict[str, Value]:
+        defaults = describe_defaults(self._sweep, method)
+        return {key: defaults[key] for key in self._spaces[method]}
+
+    def _evaluated(self, known: Finished) -> optuna.trial.FrozenTrial:
+        space = self._spaces[known.spec.method]
+        return optuna.trial.create_trial(
+            params={key: known.spec.recipe[key] for key in space},
+            distributions=space,
+            value=known.score,
+        )
+
+
+def describe_defaults(sweep: SweepSpec, method: str) -> Mapping[str, Any]:
+    """Every setting of a method with the value it has when the search does not choose it."""
+    from dfkd.methods import load_method
+
+    known = describe(load_method(method).settings_class)
+    return {name: s.default for name, s in known.items()} | dict(sweep.methods[method].recipe)

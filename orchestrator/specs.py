@@ -1,0 +1,238 @@
+"""What is to be run, as values: one trial, and a sweep of them.
+
+A run folder holds these as JSON, so any process that can read the folder can run any of its trials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dfkd.methods import CONTROL, load_method
+from dfkd.methods.errors import ConfigError, unknown
+from dfkd.methods.networks import build_network
+from dfkd.methods.settings import Value, build, coerce, describe, problems
+from dfkd.search_spaces.dimensions import Dimension, declaration, ends, parse_dimension
+from dfkd.search_spaces.task import Task, parse_task
+from dfkd.search_spaces.teachers import TeacherWeights
+
+CONTROL_ID = "control"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """One recipe to run once."""
+
+    id: str
+    method: str
+    recipe: Mapping[str, Value]
+    """Every setting of the method that is not its default."""
+    searched: tuple[str, ...] = ()
+    """Which of them the sweep's search chose."""
+    student: str
+    epochs: int
+    seed: int
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> TrialSpec:
+        """Read back what `asdict` gave and JSON stored."""
+        return cls(**{**tree, "searched": tuple(tree["searched"])})
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPlan:
+    """One method in a sweep: the settings it starts from, and what the search varies."""
+
+    recipe: Mapping[str, Value]
+    search: Mapping[str, Dimension]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """What determines a sweep's results; two sweeps with equal definitions are the same sweep."""
+
+    task: Task
+    methods: Mapping[str, MethodPlan]
+    epochs: int
+    student: str
+    teacher: TeacherWeights
+    seed: int = 0
+    scheduler: str = "asha"
+    search: str = "optuna"
+    select: str = "accuracy"
+    workers: int = 1
+    control: bool = True
+    data: str | None = None
+    """Labeled images of the user's, instead of the task's."""
+
+    def definition(self) -> dict[str, Any]:
+        """The sweep as JSON values; the teacher by its fingerprint."""
+        return {
+            "task": self.task.text,
+            "task_data": self.task.data,
+            "methods": {
+                name: {
+                    "recipe": dict(plan.recipe),
+                    "search": {key: declaration(d) for key, d in plan.search.items()},
+                }
+                for name, plan in self.methods.items()
+            },
+            "epochs": self.epochs,
+            "student": self.student,
+            "teacher": self.teacher.fingerprint,
+            "seed": self.seed,
+            "scheduler": self.scheduler,
+            "search": self.search,
+            "select": self.select,
+            "workers": self.workers,
+            "control": self.control,
+            "data": self.data,
+        }
+
+    def fingerprint(self) -> str:
+        """12 hex digits that change with anything in the definition."""
+        return fingerprint(self.definition())
+
+    def trial(self, id: str, method: str, chosen: Mapping[str, Value]) -> TrialSpec:
+        """A trial of this sweep whose searched settings are `chosen`."""
+        return TrialSpec(
+            id=id,
+            method=method,
+            recipe={**self.methods[method].recipe, **chosen},
+            searched=tuple(chosen),
+            student=self.student,
+            epochs=self.epochs,
+            seed=self.seed,
+        )
+
+    def control_trial(self) -> TrialSpec:
+        """The same budget spent on noise instead of synthesis."""
+        shared = next(iter(self.methods.values())).recipe
+        known = describe(load_method(CONTROL).settings_class)
+        recipe = {key: value for key, value in shared.items() if key in known}
+        return TrialSpec(
+            id=CONTROL_ID,
+            method=CONTROL,
+            recipe=recipe,
+            student=self.student,
+            epochs=self.epochs,
+            seed=self.seed,
+        )
+
+
+def fingerprint(definition: Mapping[str, Any]) -> str:
+    """12 hex digits of a JSON value."""
+    text = json.dumps(definition, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a user chose on top of a task; all of it optional."""
+
+    methods: tuple[str, ...] = ("nayer",)
+    epochs: int | None = None
+    student: str | None = None
+    settings: Mapping[str, str | Value] = field(default_factory=dict)
+
+
+def plan_methods(task: Task, choices: Choices, teacher: TeacherWeights) -> dict[str, MethodPlan]:
+    """Settings and dimensions of each chosen method; raises ConfigError with all problems.
+
+    What a user sets (`preset` included) is not searched. A setting may belong to only some of the
+    chosen methods, but must belong to one.
+    """
+    found: list[str] = []
+    settings = dict(choices.settings)
+    preset = settings.pop("preset", None)
+    known: dict[str, set[str]] = {}
+    for name in choices.methods:
+        try:
+            known[name] = set(describe(load_method(name).settings_class))
+        except ConfigError as error:
+            found += error.problems
+    everything = set().union(*known.values()) if known else set()
+    found += [
+        unknown(f"setting of {' or '.join(known)}", key, everything | {"preset"})
+        for key in settings
+        if known and key not in everything
+    ]
+    plans = {}
+    for name, names in known.items():
+        own = {key: value for key, value in settings.items() if key in names}
+        plan, trouble = _plan(task, name, own, preset, teacher)
+        plans[name] = plan
+        found += trouble
+    if choices.epochs is not None and choices.epochs < 1:
+        found.append(f"epochs must be at least 1, got {choices.epochs}")
+    try:
+        build_network(choices.student or task.student, task.shape.channels, len(task.classes))
+    except ConfigError as error:
+        found += [f"student: {problem}" for problem in error.problems]
+    if found:
+        raise ConfigError(*dict.fromkeys(found))
+    return plans
+
+
+def _plan(
+    task: Task,
+    name: str,
+    settings: Mapping[str, Any],
+    preset: Any,
+    teacher: TeacherWeights,
+) -> tuple[MethodPlan, list[str]]:
+    method = load_method(name)
+    known = describe(method.settings_class)
+    found: list[str] = []
+    bundle: Mapping[str, Value] = {}
+    if preset is not None and preset in method.presets:
+        bundle = method.presets[preset]
+    elif preset is not None:
+        found.append(unknown(f"preset of {name}", str(preset), method.presets))
+    space = task.space(name)
+    chosen = {**bundle, **settings}
+    found += problems(method.settings_class, settings, name)
+    found += problems(method.settings_class, space.recipe, f"task {task.name}, {name}")
+    search = {key: d for key, d in space.search.items() if key not in chosen}
+    for key, dimension in search.items():
+        for end in ends(dimension):
+            found += problems(
+                method.settings_class, {key: end}, f"task {task.name}, search, {name}"
+            )
+    if found:
+        return MethodPlan({}, {}), found
+    recipe = {key: coerce(v, known[key].type) for key, v in {**space.recipe, **chosen}.items()}
+    built = build(method.settings_class, recipe, name)
+    found += [f"{name}: {text}" for text in method.objections(built, teacher.build(task))]
+    return MethodPlan(recipe, search), found
+
+
+def task_from_definition(definition: Mapping[str, Any]) -> Task:
+    """The task of a sweep that was read back from its run folder."""
+    return parse_task(definition["task"], "the sweep's task", data=definition["task_data"])
+
+
+def sweep_from_definition(definition: Mapping[str, Any], teacher: TeacherWeights) -> SweepSpec:
+    """The sweep that was read back from its run folder."""
+    methods = {
+        name: MethodPlan(
+            plan["recipe"], {key: parse_dimension(d) for key, d in plan["search"].items()}
+        )
+        for name, plan in definition["methods"].items()
+    }
+    kept = ("epochs", "student", "seed", "scheduler", "search", "select", "workers", "control")
+    return SweepSpec(
+        task=task_from_definition(definition),
+        methods=methods,
+        teacher=teacher,
+        data=definition["data"],
+        **{key: definition[key] for key in kept},
+    )
+
+
+def trial_as_json(spec: TrialSpec) -> dict[str, Any]:
+    """A trial as JSON values, for its `recipe.json`."""
+    return asdict(spec)

@@ -1,0 +1,155 @@
+"""A trial of several workers: a Ray Train run inside its Ray Tune trial.
+
+Tune holds a driver that takes next to nothing; the driver starts a TorchTrainer, whose workers run
+`worker` and report through Tune. Two cures are built in, both measured on Ray 2.60 (docs/adr/0004):
+the trainer can be aborted, because a trial that Tune stops would otherwise leave its placement group
+behind; and each start of the workers registers its placement group, so that the sweep can remove
+those that a lost node left (see Janitor).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, ClassVar
+
+import ray
+import torch
+from ray import train, tune
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.trainable.function_trainable import wrap_function
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.exchange import Exchange, TrainTeam
+from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trial_actor import FAILED, report
+from dfkd.orchestrator.trials import Trial
+
+DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
+WORKER_RETRIES = 3  # of a whole group, when one of its workers is lost
+ABORT_TIMEOUT = 20.0
+JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
+
+
+def worker(config: dict[str, Any]) -> None:
+    """One Train worker: the trial's epochs, with its team, from its folder's last checkpoint."""
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    context = train.get_context()
+    exchange = config["exchange"]
+    groups = ray.util.get_current_placement_group()
+    if groups is not None and config["registry"] is not None:
+        ray.get(config["registry"].add.remote(config["id"], groups.id.hex()))
+    if (reason := ray.get(exchange.failure.remote())) is not None:
+        train.report({FAILED: reason, "done": True})
+        return
+    device = train.torch.get_device()
+    team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
+    run = Run(Folder(config["run"]))
+    folder, surroundings = run.trial_folder(config["id"]), run.surroundings()
+    try:
+        spec = run.trial_spec(config["id"])
+        trial = Trial(spec, surroundings, folder, team=team, device=device)
+        if trial.finished:
+            train.report(report(trial.history[-1], done=True))
+        while not trial.finished:
+            row = trial.step()
+            train.report(report(row, done=trial.finished))
+    except DfkdError as error:
+        ray.get(exchange.fail.remote(str(error)))
+        raise
+
+
+class AbortableTorchTrainer(TorchTrainer):  # type: ignore[misc]
+    """A TorchTrainer whose controller can be told to end; one per driver process.
+
+    Overrides a private method of Ray 2.60; a test covers it and pyproject.toml bounds the version.
+    """
+
+    controller: ClassVar[Any] = None
+
+    def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        from ray.train.v2._internal.constants import get_env_vars_to_propagate
+        from ray.train.v2._internal.execution.controller import TrainController
+
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        environment = {"env_vars": get_env_vars_to_propagate()}
+        remote = ray.remote(num_cpus=0, label_selector=here, runtime_env=environment)
+        controller = remote(TrainController).remote(**kwargs)
+        AbortableTorchTrainer.controller = controller
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
+
+
+def drive(config: dict[str, Any]) -> None:
+    """The Tune trial: run the workers, pass their reports on."""
+    exchange = Exchange.remote(config["workers"])
+    each = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
+    trainer = AbortableTorchTrainer(
+        worker,
+        train_loop_config={**config, "exchange": exchange},
+        torch_config=TorchConfig(backend="nccl" if config["gpus"] else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=config["workers"], resources_per_worker=each, use_gpu=bool(config["gpus"])
+        ),
+        run_config=train.RunConfig(
+            name=f"{config['id']}-{time.time_ns()}",
+            storage_path=config["scratch"],
+            failure_config=train.FailureConfig(max_failures=WORKER_RETRIES),
+            callbacks=[TuneReportCallback()],
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(config["cpus"])))}},
+        ),
+    )
+    trainer.fit()
+
+
+class TrialDriver(wrap_function(drive)):  # type: ignore[misc]
+    """`drive`, with the cure for stopped trials: abort the controller before Tune kills the driver."""
+
+    def cleanup(self) -> None:
+        controller = AbortableTorchTrainer.controller
+        if controller is not None:
+            # abort() ends the actor that answers: its death is the success.
+            with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT)
+        with contextlib.suppress(Exception):  # fit(), in its thread, sees the abort as a failure
+            super().cleanup()
+
+
+@ray.remote(num_cpus=0)
+class Registry:
+    """Which placement groups the workers of each trial were started in."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, set[str]] = {}
+
+    def add(self, trial: str, group: str) -> None:
+        self._groups.setdefault(trial, set()).add(group)
+
+    def of(self, trial: str) -> list[str]:
+        return sorted(self._groups.get(trial, ()))
+
+
+class Janitor:
+    """Removes the placement groups of trials that were lost with a node, a few seconds later.
+
+    Ray keeps a placement group until its job ends, and reschedules it after the loss of a node: it
+    then holds, for nobody, what the trial needs to start again.
+    """
+
+    def __init__(self, registry: Any) -> None:
+        self._registry = registry
+        self._due: dict[str, float] = {}
+
+    def lost(self, trial: str) -> None:
+        """A trial's driver is gone; note the groups that it had."""
+        for group in ray.get(self._registry.of.remote(trial), timeout=ABORT_TIMEOUT):
+            self._due.setdefault(group, time.monotonic() + JANITOR_DELAY)
+
+    def sweep(self) -> None:
+        """Remove what is due."""
+        for group in [g for g, when in self._due.items() if when < time.monotonic()]:
+            del self._due[group]
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))

@@ -1,0 +1,78 @@
+"""A one-worker trial as a Ray Tune trainable: it runs in its Tune actor, which trials reuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray import tune
+
+from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trials import Row, Surroundings, Trial
+
+FAILED = "failed"
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Runs the trial whose id and run folder its configuration names, one epoch per step.
+
+    Tune keeps no checkpoint of it: the trial's own folder is where it resumes from, after a lost
+    actor just as after a lost driver.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(max(1, int(config["cpus"])))
+        self._run = Run(Folder(config["run"]))
+        self._surroundings: Surroundings = self._run.surroundings()
+        self._begin(config)
+
+    def reset_config(self, config: dict[str, Any]) -> bool:
+        self._begin(config)
+        return True
+
+    def step(self) -> Row:
+        if isinstance(self._trial, DfkdError):
+            return failure(self._trial)
+        if self._trial.finished:  # resumed after its last epoch, before the driver knew
+            return report(self._trial.history[-1], done=True)
+        try:
+            row = self._trial.step()
+        except DfkdError as error:
+            return failure(error)
+        return report(row, done=self._trial.finished)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        return
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        return
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        id = config["id"]
+        self._trial: Trial | DfkdError
+        try:
+            self._trial = Trial(
+                self._run.trial_spec(id),
+                self._surroundings,
+                self._run.trial_folder(id),
+                device=device(config),
+            )
+        except DfkdError as error:
+            self._trial = error
+
+
+def report(row: Row, *, done: bool) -> Row:
+    """What Tune is told of an epoch: the row whole, and what schedulers look at beside it."""
+    return {"row": row, "epoch": row["epoch"], "score": row["score"], "done": done}
+
+
+def failure(error: DfkdError) -> Row:
+    """What Tune is told of a trial that cannot go on: it ends without a score, and for good."""
+    return {FAILED: str(error), "done": True}
+
+
+def device(config: dict[str, Any]) -> torch.device:
+    """Where this worker computes."""
+    return torch.device("cuda" if config["gpus"] and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,269 @@
+"""One trial: a recipe run once, in this process, epoch by epoch, resumable exactly.
+
+`distill` runs a whole trial; `Trial` is the same thing one epoch at a time, which is how Ray workers
+call it. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from dfkd.methods import load_method
+from dfkd.methods.embeddings import load_label_embeddings
+from dfkd.methods.errors import TrialFailed
+from dfkd.methods.method import Clock, Workbench
+from dfkd.methods.networks import Normalized, build_network
+from dfkd.methods.random_streams import derive_seed, global_stream, stream
+from dfkd.methods.settings import build
+from dfkd.methods.student import Student
+from dfkd.methods.team import Alone, Team
+from dfkd.orchestrator.scores import Score
+from dfkd.orchestrator.specs import TrialSpec
+from dfkd.orchestrator.storage import Folder
+from dfkd.search_spaces.data import LabeledImages
+from dfkd.search_spaces.task import Task
+from dfkd.search_spaces.teachers import TeacherWeights
+
+Row = dict[str, Any]
+CHECKPOINT = "checkpoint.pt"
+HISTORY = "history.json"
+STUDENT = "student.safetensors"
+SAVING_SHARE = 0.05  # checkpoints may take this share of a trial's time
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all trials of a sweep have in common."""
+
+    task: Task
+    teacher: TeacherWeights
+    score: Score
+    evaluation: LabeledImages | None
+    """Labeled test images; measured and reported, and selected by only if the score says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """How a trial ended."""
+
+    spec: TrialSpec
+    history: list[Row]
+    """One row per epoch."""
+    best: Row
+    """The row with the highest score."""
+    student: nn.Module
+    """The best epoch's student, in evaluation mode; takes images in [0, 1]."""
+
+
+class Trial:
+    """A trial between two epochs. `step()` runs one; `save()` and a new Trial on the same folder
+    continue with the very numbers that an uninterrupted one gives (on a CPU, bit for bit).
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        surroundings: Surroundings,
+        folder: Folder | None = None,
+        *,
+        team: Team | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.spec = spec
+        self.surroundings = surroundings
+        self.folder = folder
+        self.team = team or Alone()
+        self.device = torch.device(device)
+        self.clock = Clock()
+        self.epoch = 0
+        self.history: list[Row] = []
+        self.best: Row = {}
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._saving_seconds = 0.0
+        self._saved_at = time.perf_counter()
+        self._build()
+        if folder is not None:
+            self._resume(folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.spec.epochs
+
+    def step(self) -> Row:
+        """Run one epoch; returns its row, and saves a checkpoint when that is cheap enough.
+
+        Raises TrialFailed when the trial cannot go on.
+        """
+        start = time.perf_counter()
+        place = (self.spec.seed, "epoch", self.epoch, self.team.rank)
+        with global_stream(self.device, *place):
+            metrics = self.method.epoch(self.epoch, stream(self.device, *place))
+        with self.clock("evaluation"):
+            metrics |= self._evaluate()
+        metrics["score"] = self.surroundings.score(self.network, metrics)
+        self.epoch += 1
+        row: Row = {"trial": self.spec.id, "method": self.spec.method, "epoch": self.epoch}
+        row |= metrics
+        row |= {f"seconds_{activity}": spent for activity, spent in self.clock.read().items()}
+        row["seconds"] = time.perf_counter() - start
+        self.history.append(row)
+        if not self.best or row["score"] >= self.best["score"]:
+            self.best = row
+            self._keep_best()
+        if self.finished or self._saving_is_due():
+            with self.clock("waiting"):
+                self.save()
+        return row
+
+    def save(self) -> None:
+        """Write history and checkpoint to the trial's folder, if it has one."""
+        states = self.team.gather(self.method.state())
+        if self.folder is None or self.team.rank > 0:
+            return
+        start = time.perf_counter()
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "epoch": self.epoch,
+                "student": self.student.state(),
+                "methods": states,
+                "history": self.history,
+                "best": self.best,
+                "best_weights": self._best_weights,
+            },
+            buffer,
+        )
+        self._write(HISTORY, None)
+        self._write(CHECKPOINT, buffer.getvalue())
+        self._saving_seconds = time.perf_counter() - start
+        self._saved_at = time.perf_counter()
+
+    def result(self) -> TrialResult:
+        """The trial as it stands."""
+        network = self._new_network()
+        network.load_state_dict(self._best_weights)
+        return TrialResult(
+            spec=self.spec,
+            history=self.history,
+            best=self.best,
+            student=Normalized(network, self.task.mean, self.task.std).eval(),
+        )
+
+    @property
+    def task(self) -> Task:
+        return self.surroundings.task
+
+    def _build(self) -> None:
+        spec, task = self.spec, self.task
+        method = load_method(spec.method)
+        settings = build(method.settings_class, spec.recipe, f"trial {spec.id}")
+        with global_stream("cpu", spec.seed, "student"):
+            self.inner = self._new_network()
+        self.network = Normalized(self.inner, task.mean, task.std).to(self.device)
+        self.student = Student(self.network, settings, spec.epochs, self.team)
+        embeddings = load_label_embeddings(task.embeddings, task.classes, spec.seed).vectors
+        bench = Workbench(
+            teacher=self.surroundings.teacher.build(task).to(self.device),
+            student=self.student,
+            embeddings=embeddings.to(self.device),
+            shape=task.shape,
+            classes=len(task.classes),
+            seed=derive_seed(spec.seed, "worker", self.team.rank),
+            team=self.team,
+            device=self.device,
+            clock=self.clock,
+        )
+        self.method = method(settings, bench)
+
+    def _new_network(self) -> nn.Module:
+        task = self.task
+        return build_network(self.spec.student, task.shape.channels, len(task.classes))
+
+    def _saving_is_due(self) -> bool:
+        """The first worker decides, since it alone knows how long saving takes."""
+        elapsed = time.perf_counter() - self._saved_at
+        due = self.team.rank == 0 and elapsed * SAVING_SHARE >= self._saving_seconds
+        return bool(self.team.total(torch.tensor(float(due), device=self.device)))
+
+    def _evaluate(self) -> dict[str, float]:
+        data = self.surroundings.evaluation
+        if data is None:
+            return {}
+        mine = slice(self.team.rank, None, self.team.size)
+        right = correct(self.network, LabeledImages(data.images[mine], data.labels[mine]))
+        return {"accuracy": float(self.team.total(right)) / len(data)}
+
+    def _keep_best(self) -> None:
+        weights = self.inner.state_dict()
+        self._best_weights = {key: tensor.cpu().clone() for key, tensor in weights.items()}
+        if self.team.rank == 0:
+            facts = {"network": self.spec.student, "epoch": str(self.epoch)}
+            self._write(STUDENT, safetensors.torch.save(self._best_weights, facts))
+
+    def _write(self, name: str, data: bytes | None) -> None:
+        if self.folder is None:
+            return
+        try:
+            if data is None:
+                self.folder.write_json(name, self.history)
+            else:
+                self.folder.write(name, data)
+        except OSError as error:
+            raise TrialFailed(
+                f"{self.folder.uri}/{name} cannot be written: {error.strerror or error}; "
+                "what was saved before is intact"
+            ) from error
+
+    def _resume(self, folder: Folder) -> None:
+        data = folder.read(CHECKPOINT)
+        if data is None:
+            return
+        saved = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        self.epoch = saved["epoch"]
+        self.student.restore(saved["student"])
+        self.method.restore(saved["methods"][self.team.rank])
+        self.history = saved["history"]
+        self.best = saved["best"]
+        self._best_weights = {key: t.cpu() for key, t in saved["best_weights"].items()}
+
+
+@torch.no_grad()
+def correct(network: nn.Module, data: LabeledImages) -> torch.Tensor:
+    """How many images the network classifies rightly, as a scalar on its device."""
+    network.eval()
+    device = next(network.parameters()).device
+    right = torch.zeros((), device=device)
+    for start in range(0, len(data), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        logits = network(data.images[batch].to(device).float() / 255)
+        right += (logits.argmax(1) == data.labels[batch].to(device)).sum()
+    return right
+
+
+def distill(
+    spec: TrialSpec,
+    surroundings: Surroundings,
+    folder: Folder | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[Row], None] = lambda row: None,
+) -> TrialResult:
+    """Run one trial to its end in this process; resumes if `folder` holds a checkpoint of it.
+
+    `on_epoch` is told each epoch's row as it is measured. On KeyboardInterrupt the state of the
+    last finished epoch has been saved. Raises TrialFailed when the trial cannot go on.
+    """
+    trial = Trial(spec, surroundings, folder, device=device)
+    while not trial.finished:
+        on_epoch(trial.step())
+    return trial.result()

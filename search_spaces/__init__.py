@@ -1,0 +1,1 @@
+"""What can be swept: tasks and their searchable dimensions."""
