@@ -1,7 +1,8 @@
 """Losses of data-free distillation, as pure functions.
 
-Logits are [B, C]; every function returns a scalar, the mean over the batch unless it says otherwise.
-Natural logarithms throughout (DAFL and PRE-DFKD use log10 for balance: a factor of 2.303).
+Logits are [B, C]; every function returns a scalar, the mean over the batch unless it says
+otherwise. Natural logarithms throughout (DAFL and PRE-DFKD use log10 for balance: a factor
+of 2.303).
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ def batch_norm_gap(
 ) -> Tensor:
     """L_bn: distance of a batch's feature statistics from those a BatchNorm teacher remembers.
 
-    Per layer ||mean - running mean||_2 + ||variance - running variance||_2: norms, not squared, with
-    biased variances of the layers' inputs (DeepInversion, Yin et al. 2020, eq. 4, as the public code
-    of Fast and NAYER computes it). `mean` over layers makes a weight carry over between teachers of
-    different depth; the papers take the `sum`.
+    Per layer ||mean - running mean||_2 + ||variance - running variance||_2: norms, not squared,
+    with biased variances of the layers' inputs (DeepInversion, Yin et al. 2020, as the public code
+    of Fast and NAYER computes it). `mean` over layers makes a weight carry over between teachers
+    of different depth; the papers take the `sum`.
     """
     gaps = [
         torch.linalg.vector_norm(mean - kept_mean) + torch.linalg.vector_norm(var - kept_var)

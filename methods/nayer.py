@@ -10,6 +10,7 @@ Departs    L_bn is the mean over the teacher's layers, not their sum (preset `pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -23,7 +24,7 @@ from dfkd.methods.losses import Moments, batch_norm_gap, masked_adversarial, one
 from dfkd.methods.memory import Pool, Shard
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.random_streams import global_stream
-from dfkd.methods.settings import setting
+from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import portion
@@ -39,7 +40,7 @@ class NayerSettings(StudentSettings):
     generator_steps: int = setting(40, "steps per round", at_least=1)
     warmup_rounds: int = setting(10, "rounds per epoch before the student starts", at_least=1)
     rounds: int = setting(2, "rounds per epoch once the student learns", at_least=1)
-    generator_life: int = setting(10, "epochs between fresh generators; 0: one forever", at_least=0)
+    generator_life: int = setting(10, "epochs between fresh generators; 0: never", at_least=0)
     generator_lr: float = setting(4e-3, "of Adam, made anew every round", above=0)
     generator_width: int = setting(64, "channels of the generator's last stage", at_least=1)
     noisy_layers: int = setting(0, "K: noisy layers side by side; 0: ceil(B / C)", at_least=0)
@@ -48,19 +49,17 @@ class NayerSettings(StudentSettings):
     reinit_every: int = setting(1, "rounds between redraws; 0: never", at_least=0)
     bn_weight: float = setting(10.0, "of L_bn", at_least=0)
     bn_reduction: str = setting("mean", "L_bn over the layers", choices=("mean", "sum"))
-    bn_momentum: float = setting(
-        0.9, "share of the past in L_bn's statistics", at_least=0, at_most=1
-    )
+    bn_momentum: float = setting(0.9, "past's share in L_bn", at_least=0, at_most=1)
     one_hot_weight: float = setting(0.5, "of L_oh", at_least=0)
     adversarial_weight: float = setting(1.33, "of L_adv", at_least=0)
     pool_capacity: int = setting(0, "images kept, the newest; 0: all", at_least=0)
 
 
 class Nayer:
-    """Per epoch: some rounds of synthesis into the pool, then `kd_steps` of distillation from it."""
+    """Per epoch: rounds of synthesis into the pool, then `kd_steps` of distillation from it."""
 
     settings_class: ClassVar[type[StudentSettings]] = NayerSettings
-    presets: ClassVar = {
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
             "bn_reduction": "sum",
             "bn_weight": 10.0,

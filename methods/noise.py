@@ -6,6 +6,7 @@ for each student step, so the control has an endless pool; all else is as in the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.method import Metrics, Workbench
+from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.teacher import Teacher
@@ -37,7 +39,7 @@ class Noise:
     """Nothing is synthesized; the student learns from the teacher's answers to noise."""
 
     settings_class: ClassVar[type[StudentSettings]] = StudentSettings
-    presets: ClassVar = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
 
     def __init__(self, settings: StudentSettings, bench: Workbench) -> None:
         self.settings = settings

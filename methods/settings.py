@@ -1,8 +1,8 @@
 """Settings of a method: frozen dataclasses whose fields know their bounds and their help.
 
-A method declares `class NayerConfig` with `setting(...)` fields. The declaration is checked in one
-place: when an instance is made, when a task file or `--set KEY=VALUE` names a key, and when a search
-space proposes values. Every problem is found, not only the first.
+A method declares `class NayerSettings` with `setting(...)` fields. One check serves when an
+instance is made, when a task file or `--set KEY=VALUE` names a key, and when a search space
+proposes values. Every problem is found, not only the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dfkd.methods.errors import ConfigError, unknown
 
@@ -68,7 +68,7 @@ def describe(config: type) -> dict[str, Described]:
     """The settings of a configuration class, by name, in declaration order."""
     types = typing.get_type_hints(config)
     return {
-        f.name: Described(f.name, types[f.name], f.default, f.metadata["bounds"])
+        f.name: Described(f.name, types[f.name], cast(Value, f.default), f.metadata["bounds"])
         for f in dataclasses.fields(config)
     }
 

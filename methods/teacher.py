@@ -1,4 +1,4 @@
-"""The teacher: frozen, in evaluation mode, behind its normalization, with its BatchNorm memories."""
+"""The teacher: frozen, behind its normalization, with what its BatchNorm layers remember."""
 
 from __future__ import annotations
 

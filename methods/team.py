@@ -1,7 +1,7 @@
 """The workers of one trial, as its method sees them.
 
 A method synthesizes its portion of the shards, shares them, and distills from everybody's. Alone,
-all of this is nothing. Who is behind a larger team (Ray Train workers) is the orchestrator's affair.
+all of this is nothing. Who is behind a larger team is the orchestrator's affair.
 """
 
 from __future__ import annotations

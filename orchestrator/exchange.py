@@ -1,18 +1,21 @@
 """How the workers of one trial share what they synthesize: through the Ray object store.
 
-Each trial has one `Exchange` actor, owned by the trial's driver and gone with it. A worker hands over its
-shards; the actor puts them into the store as its own, so that they outlive the worker; everybody maps
-them from there without a copy. It also holds a failure's reason, for workers that are started again.
+Each trial has one `Exchange` actor, owned by the trial's driver and gone with it. A worker hands
+over its shards; the actor puts them into the store as its own, so that they outlive the worker;
+everybody maps them from there without a copy. It also holds a failure's reason, for workers that
+are started again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import uuid
+from typing import Any, cast
 
 import ray
 import torch
 import torch.distributed as dist
+import torch.utils.dlpack
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,8 +28,7 @@ TURNS_KEPT = 2
 Turn = tuple[str, int]  # which start of the workers, and how many times they have shared
 
 
-@ray.remote(num_cpus=0)
-class Exchange:
+class Mailroom:
     """Collects one turn's shards from every worker and answers when all are there."""
 
     def __init__(self, workers: int) -> None:
@@ -63,6 +65,9 @@ class Exchange:
         return self._complete.setdefault(turn, asyncio.Event())
 
 
+Exchange: Any = ray.remote(num_cpus=0)(Mailroom)
+
+
 class TrainTeam:
     """The Ray Train workers of one trial, as methods see them (dfkd.methods.team.Team).
 
@@ -75,8 +80,8 @@ class TrainTeam:
         self.size = size
         self._exchange = exchange
         self._device = device
-        self._small = dist.new_group(backend="gloo")
-        start = [f"{id(self)}-{torch.seed()}" if rank == 0 else ""]
+        self._small = cast(Any, dist.new_group(backend="gloo"))
+        start = [uuid.uuid4().hex if rank == 0 else ""]
         dist.broadcast_object_list(start, src=0, group=self._small)
         self._start = start[0]
         self._turn = 0
@@ -88,7 +93,7 @@ class TrainTeam:
         self._exchange.give.remote(turn, self.rank, *arrays)
         try:
             references = ray.get(self._exchange.take.remote(turn), timeout=TURN_TIMEOUT)
-            everything = [torch.from_dlpack(array) for array in ray.get(references)]
+            everything = [torch.utils.dlpack.from_dlpack(array) for array in ray.get(references)]
         except ray.exceptions.GetTimeoutError:
             raise TrialFailed(
                 f"a worker did not finish its shards within {TURN_TIMEOUT:.0f} s of the first"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import safetensors.torch
 import torch
 
 from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
+from dfkd.orchestrator.model_card import model_card
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import STUDENT
@@ -24,24 +25,27 @@ def export_best(
     run: Run, best: TrialRecord, teacher_accuracy: float | None, control: TrialRecord | None
 ) -> Folder:
     """Write `<run>/best/`: the student of the best epoch of `best`; returns the folder."""
-    return export_student(run, best, run.folder.child(BEST), teacher_accuracy, control)
+    folder = run.folder.child(BEST)
+    return export_student(run, best, folder, teacher_accuracy=teacher_accuracy, control=control)
 
 
 def export_student(
     run: Run,
     record: TrialRecord,
     folder: Folder,
-    teacher_accuracy: float | None,
-    control: TrialRecord | None,
+    *,
+    teacher_accuracy: float | None = None,
+    control: TrialRecord | None = None,
+    formats: Sequence[str] = ("safetensors", "pt2"),
 ) -> Folder:
     """Write one trial's best student to `folder`, which loads with torch alone."""
     facts = run.facts()
     surroundings = run.surroundings()
     task = surroundings.task
-    weights = run.trial_folder(record.spec.id).read(STUDENT)
-    if weights is None or record.best is None:
+    saved = run.trial_folder(record.spec.id).read(STUDENT)
+    if saved is None or record.best is None:
         raise DfkdError(f"trial {record.spec.id} of {run.name} left no student to export")
-    student = rebuild(task, record.spec.student, weights)
+    student = rebuild(task, record.spec.student, saved)
     metrics = {
         "sweep": run.name,
         "task": task.name,
@@ -64,8 +68,9 @@ def export_student(
         "classes": list(task.classes),
         "versions": facts["versions"],
     }
-    folder.write("model.safetensors", safetensors.torch.save(student.network.state_dict()))
-    folder.write("student.pt2", program(student, task))
+    for format in formats:
+        name, write = FORMATS[format]
+        folder.write(name, write(student, task))
     folder.write("model_card.md", model_card(metrics).encode())
     folder.write("metrics.json", json.dumps(metrics, indent=1).encode())
     return folder
@@ -91,53 +96,23 @@ def program(student: Normalized, task: Task) -> bytes:
     return buffer.getvalue()
 
 
-def model_card(metrics: dict[str, Any]) -> str:
-    """What the student is, how it was made and chosen, and how to load it."""
+def weights(student: Normalized, task: Task) -> bytes:
+    """The bare network's weights as safetensors."""
+    return safetensors.torch.save(student.network.state_dict())
 
-    def percent(value: float | None) -> str:
-        return "not measured" if value is None else f"{100 * value:.2f} %"
 
-    share = metrics["student_parameters"] / metrics["teacher_parameters"]
-    settings = "\n".join(f"| {key} | {value} |" for key, value in metrics["recipe"].items())
-    labels = ", ".join(metrics["classes"][:20]) + (" ..." if len(metrics["classes"]) > 20 else "")
-    chosen = (
-        "by accuracy on real labeled images, so its accuracy below is the best of many looks at the "
-        "same test images and slightly optimistic"
-        if metrics["selected_by"] == "accuracy"
-        else f"by {metrics['selected_by']}, without any real data"
-    )
-    return f"""# {metrics["task"]}: {metrics["student"]}, distilled without data
+def state_dict(student: Normalized, task: Task) -> bytes:
+    """The bare network's weights as torch.save writes them."""
+    buffer = io.BytesIO()
+    torch.save(student.network.state_dict(), buffer)
+    return buffer.getvalue()
 
-A student of {metrics["student_parameters"]:,} parameters ({100 * share:.0f} % of its teacher's),
-distilled by dfkd {metrics["versions"]["dfkd"]} with the method {metrics["method"]}: it has seen synthetic
-images only. It was chosen {chosen}.
 
-| | accuracy, n = {metrics["evaluation_images"]} |
-|---|---|
-| teacher ({metrics["teacher"]}) | {percent(metrics["teacher_accuracy"])} |
-| **this student** | {percent(metrics["accuracy"])} |
-| noise control (same budget, uniform noise instead of synthesis) | {percent(metrics["noise_control_accuracy"])} |
-
-## How to load it
-
-```python
-import torch
-
-student = torch.export.load("student.pt2").module()
-logits = student(images)  # float32 {metrics["input"]} in [0, 1]; normalization is inside
-```
-
-`model.safetensors` holds the bare network's weights. Classes, in order: {labels}.
-
-## How it was made
-
-Sweep {metrics["sweep"]}, trial {metrics["trial"]}, epoch {metrics["epoch"]}, CPU or GPU as the sweep ran;
-torch {metrics["versions"]["torch"]}, ray {metrics["versions"]["ray"]}.
-
-| setting | value |
-|---|---|
-{settings}
-"""
+FORMATS: dict[str, tuple[str, Callable[[Normalized, Task], bytes]]] = {
+    "safetensors": ("model.safetensors", weights),
+    "pt2": ("student.pt2", program),
+    "pt": ("model.pt", state_dict),
+}
 
 
 def load_program(path: str) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""From what a user asks for to what is to be run, with every mistake found before anything starts."""
+"""From what a user asks for to what is to be run; every mistake is found before anything starts."""
 
 from __future__ import annotations
 

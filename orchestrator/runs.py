@@ -119,7 +119,7 @@ class Run:
         return Surroundings(
             task=task,
             teacher=teacher_from_bytes(weights),
-            score=SCORES[definition["select"]](),
+            score=SCORES[definition["select"]],
             evaluation=load_data(task, "test", definition["data"]),
         )
 

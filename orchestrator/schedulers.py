@@ -1,7 +1,7 @@
 """Which trials to stop early: Ray Tune's schedulers, made to survive an interruption.
 
-Tune keeps a scheduler's state in its own snapshots, up to ten seconds old and lost with the driver. Here
-the state is rebuilt instead from the trials' recorded epochs, by reporting them again.
+Tune keeps a scheduler's state in snapshots up to ten seconds old. Here the state is rebuilt instead
+from the trials' recorded epochs, by reporting them again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ def make_scheduler(
 ) -> TrialScheduler:
     """A scheduler on `epoch` and `score`; `past` holds the rows of trials known from before."""
     grace = max(1, round(epochs * FIRST_RUNG))
-    common = {"time_attr": "epoch", "metric": "score", "mode": "max", "grace_period": grace}
+    common: dict[str, Any] = {
+        "time_attr": "epoch",
+        "metric": "score",
+        "mode": "max",
+        "grace_period": grace,
+    }
     scheduler: TrialScheduler
     if name == "asha":
         scheduler = _Asha(max_t=epochs + 1, reduction_factor=REDUCTION, **common)
@@ -48,7 +53,7 @@ def make_scheduler(
     return scheduler
 
 
-class _Remembering(TrialScheduler):  # type: ignore[misc]
+class _Remembering(TrialScheduler):
     """Leaves the control alone, and reports a trial's past to it before its future."""
 
     past: Mapping[str, Sequence[Row]] = {}

@@ -1,9 +1,9 @@
 """Which recipe to try next: Optuna, one study per method, driven by Ray Tune.
 
-Methods take turns, so that each gets the same number of trials. A method's first trial is the task's
-own recipe; the search starts from there. Each suggestion draws from its own random stream, seeded by
-the sweep's seed and the trial's number: a random search proposes the same recipes however often the
-sweep was interrupted.
+Methods take turns, so that each gets the same number of trials. A method's first trial is the
+task's own recipe; the search starts from there. Each suggestion draws from its own random stream,
+seeded by the sweep's seed and the trial's number: a random search proposes the same recipes however
+often the sweep was interrupted.
 """
 
 from __future__ import annotations

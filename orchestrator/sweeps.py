@@ -6,11 +6,13 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dfkd.methods.errors import ConfigError, SweepFailed
+import torch
+
+from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
 from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
 from dfkd.orchestrator.export import export_best
 from dfkd.orchestrator.requests import (
@@ -21,9 +23,9 @@ from dfkd.orchestrator.requests import (
     resolve,
 )
 from dfkd.orchestrator.runs import Run, TrialRecord
-from dfkd.orchestrator.specs import CONTROL_ID, SweepSpec
+from dfkd.orchestrator.specs import CONTROL_ID, MethodPlan, SweepSpec
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trials import correct
+from dfkd.orchestrator.trials import correct, run_trial
 from dfkd.orchestrator.tuning import Ledger, run_trials
 from dfkd.orchestrator.watching import Silent, SweepView, Watcher
 from dfkd.search_spaces.data import load_data
@@ -48,19 +50,29 @@ class SweepResult:
         return [record for record in self.records if record.outcome == "failed"]
 
 
+class SweepInterrupted(KeyboardInterrupt):
+    """Ctrl-C or a request to end; the state is saved, and `resume` continues."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"interrupted; the state is in {run.folder.uri}")
+        self.run = run
+
+
+Runner = Callable[[SweepRequest, SweepSpec, Ledger, Watcher], None]
+"""Runs what is left of a sweep and enters it into the ledger."""
+
+
 def sweep(task: str, *, watcher: Watcher | None = None, **options: Any) -> SweepResult:
     """Search TASK for the recipe whose student is best; `options` are SweepRequest's fields.
 
-    Means what `dfkd sweep` means: an interrupted sweep of the same definition is resumed, Ray is
+    Means what `dfkd sweep` means: an interrupted sweep of the same definition is resumed; Ray is
     started here unless `address` or $RAY_ADDRESS names a cluster or Ray is up in this process.
-    Raises ConfigError (the request), SweepFailed (Ray, or every trial), KeyboardInterrupt (the state
-    is saved).
+    Raises ConfigError (the request), SweepFailed (Ray, or every trial) and SweepInterrupted.
     """
-    request = SweepRequest(task=task, **options)
     watcher = watcher or Silent()
+    request = SweepRequest(task=task, **options)
     spec = resolve(request, watcher.say)
-    run = choose_run(request, spec.definition(), watcher.say)
-    return _run(request, spec, run, watcher)
+    return _run(request, spec, choose_run(request, spec.definition(), watcher.say), watcher, on_ray)
 
 
 def resume(
@@ -71,10 +83,61 @@ def resume(
     request, spec = request_of(run, **changes)
     if problems := request.problems():
         raise ConfigError(*problems)
-    return _run(request, spec, run, watcher or Silent())
+    runner = in_process if spec.search == "none" else on_ray
+    return _run(request, spec, run, watcher or Silent(), runner)
 
 
-def _run(request: SweepRequest, spec: SweepSpec, run: Run, watcher: Watcher) -> SweepResult:
+def distill(task: str, *, watcher: Watcher | None = None, **options: Any) -> SweepResult:
+    """Run one recipe of one method in this process, without Ray: the task's own, as set.
+
+    Leaves the same run folder as a sweep of one trial; `options` and errors are those of `sweep`.
+    """
+    watcher = watcher or Silent()
+    request = SweepRequest(task=task, **{**options, "trials": 1, "control": False})
+    if len(request.methods) != 1:
+        raise ConfigError(f"distill runs one method, got {', '.join(request.methods) or 'none'}")
+    spec = resolve(request, watcher.say)
+    fixed = {name: MethodPlan(plan.recipe, {}) for name, plan in spec.methods.items()}
+    spec = replace(spec, methods=fixed, scheduler="fifo", search="none")
+    run = choose_run(request, spec.definition(), watcher.say)
+    return _run(request, spec, run, watcher, in_process)
+
+
+def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:
+    """A Runner: Ray Tune, on a cluster or on this machine."""
+    with ray_cluster(request.address):
+        need = request.resources()
+        room = wait_for_room(need, watcher.say)
+        at_once = min(room, request.concurrent or room)
+        run_trials(spec, ledger, watcher, trials=request.trials, need=need, concurrent=at_once)
+
+
+def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:
+    """A Runner: the one trial of `distill`, here."""
+    (method,) = spec.methods
+    trial = spec.trial("t000", method, {})
+    if trial.id not in ledger.records:
+        ledger.add(trial)
+    watcher.trial_started(trial)
+
+    def enter(row: dict[str, Any]) -> None:
+        ledger.row(trial.id, row)
+        watcher.epoch_ended(trial, row)
+        watcher.tick()
+
+    device = "cuda" if request.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    folder = ledger.run.trial_folder(trial.id)
+    reason = None
+    try:
+        run_trial(trial, ledger.run.surroundings(), folder, device=device, on_epoch=enter)
+    except TrialFailed as error:
+        reason = str(error)
+    watcher.trial_ended(ledger.end(trial.id, reason))
+
+
+def _run(
+    request: SweepRequest, spec: SweepSpec, run: Run, watcher: Watcher, runner: Runner
+) -> SweepResult:
     start = time.perf_counter()
     run.folder.require_writable()
     with run.lock():
@@ -93,17 +156,7 @@ def _run(request: SweepRequest, spec: SweepSpec, run: Run, watcher: Watcher) -> 
         watcher.sweep_started(view, list(ledger.records.values()))
         with _ending(run, ledger, watcher):
             if _incomplete(ledger, spec, request.trials):
-                with ray_cluster(request.address):
-                    need = request.resources()
-                    room = wait_for_room(need, watcher.say)
-                    run_trials(
-                        spec,
-                        ledger,
-                        watcher,
-                        trials=request.trials,
-                        need=need,
-                        concurrent=min(room, request.concurrent or room),
-                    )
+                runner(request, spec, ledger, watcher)
             best = choose_best(ledger)
             exported = export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
             if request.export_dir is not None:
@@ -126,10 +179,13 @@ def _ending(run: Run, ledger: Ledger, watcher: Watcher) -> Iterator[None]:
     """However the block ends, say so in the run folder and write the results there are."""
     try:
         yield
-    except BaseException as error:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
         run.write_results(list(ledger.records.values()))
-        interrupted = isinstance(error, KeyboardInterrupt)
-        run.note(state="interrupted" if interrupted else "failed", error=str(error))
+        run.note(state="interrupted")
+        raise SweepInterrupted(run) from None
+    except Exception as error:
+        run.write_results(list(ledger.records.values()))
+        run.note(state="failed", error=str(error))
         raise
     else:
         run.write_results(list(ledger.records.values()))
@@ -162,8 +218,3 @@ def teacher_accuracy(spec: SweepSpec) -> float | None:
         return None
     teacher = spec.teacher.build(spec.task)
     return float(correct(teacher.network, data)) / len(data)
-
-
-def trial_facts(record: TrialRecord) -> dict[str, Any]:
-    """A trial as JSON values, for reports."""
-    return {**asdict(record.spec), "outcome": record.outcome, "best": record.best}

@@ -2,7 +2,7 @@
 
 Tune holds a driver that takes next to nothing; the driver starts a TorchTrainer, whose workers run
 `worker` and report through Tune. Two cures are built in, both measured on Ray 2.60 (docs/adr/0004):
-the trainer can be aborted, because a trial that Tune stops would otherwise leave its placement group
+the trainer can be aborted, since a trial that Tune stops would otherwise leave its placement group
 behind; and each start of the workers registers its placement group, so that the sweep can remove
 those that a lost node left (see Janitor).
 """
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import ray
 import torch
-from ray import train, tune
+from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.function_trainable import wrap_function
@@ -62,7 +62,7 @@ def worker(config: dict[str, Any]) -> None:
         raise
 
 
-class AbortableTorchTrainer(TorchTrainer):  # type: ignore[misc]
+class AbortableTorchTrainer(TorchTrainer):
     """A TorchTrainer whose controller can be told to end; one per driver process.
 
     Overrides a private method of Ray 2.60; a test covers it and pyproject.toml bounds the version.
@@ -99,14 +99,16 @@ def drive(config: dict[str, Any]) -> None:
             storage_path=config["scratch"],
             failure_config=train.FailureConfig(max_failures=WORKER_RETRIES),
             callbacks=[TuneReportCallback()],
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(config["cpus"])))}},
         ),
     )
     trainer.fit()
 
 
-class TrialDriver(wrap_function(drive)):  # type: ignore[misc]
-    """`drive`, with the cure for stopped trials: abort the controller before Tune kills the driver."""
+DriverBase: Any = wrap_function(drive)
+
+
+class TrialDriver(DriverBase):
+    """`drive`, with the cure for stopped trials: abort the controller before the driver dies."""
 
     def cleanup(self) -> None:
         controller = AbortableTorchTrainer.controller
@@ -118,8 +120,7 @@ class TrialDriver(wrap_function(drive)):  # type: ignore[misc]
             super().cleanup()
 
 
-@ray.remote(num_cpus=0)
-class Registry:
+class PlacementBook:
     """Which placement groups the workers of each trial were started in."""
 
     def __init__(self) -> None:
@@ -130,6 +131,9 @@ class Registry:
 
     def of(self, trial: str) -> list[str]:
         return sorted(self._groups.get(trial, ()))
+
+
+Registry: Any = ray.remote(num_cpus=0)(PlacementBook)
 
 
 class Janitor:

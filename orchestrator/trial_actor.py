@@ -15,7 +15,7 @@ from dfkd.orchestrator.trials import Row, Surroundings, Trial
 FAILED = "failed"
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]
+class TrialActor(tune.Trainable):
     """Runs the trial whose id and run folder its configuration names, one epoch per step.
 
     Tune keeps no checkpoint of it: the trial's own folder is where it resumes from, after a lost

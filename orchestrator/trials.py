@@ -1,7 +1,7 @@
 """One trial: a recipe run once, in this process, epoch by epoch, resumable exactly.
 
-`distill` runs a whole trial; `Trial` is the same thing one epoch at a time, which is how Ray workers
-call it. Nothing here knows Ray.
+`run_trial` runs a whole trial; `Trial` is the same thing one epoch at a time, which is how Ray
+workers call it. Nothing here knows Ray.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def correct(network: nn.Module, data: LabeledImages) -> torch.Tensor:
     return right
 
 
-def distill(
+def run_trial(
     spec: TrialSpec,
     surroundings: Surroundings,
     folder: Folder | None = None,

@@ -1,8 +1,8 @@
 """The sweep inside Ray Tune: what it is asked to run, and what is made of what it reports.
 
 The truth about a trial lies in its folder; Tune's own snapshots are not used. That is what makes a
-killed driver harmless: the next one reads the folders, tells search and scheduler what happened, and
-has Tune run what is left.
+killed driver harmless: the next one reads the folders, tells search and scheduler what happened,
+and has Tune run what is left.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Ledger:
         return [record for record in self.records.values() if record.outcome]
 
 
-class TuneSearch(Searcher):  # type: ignore[misc]
-    """Hands Tune the trials to run: interrupted ones first, then the control, then new proposals."""
+class TuneSearch(Searcher):
+    """Hands Tune the trials to run: interrupted ones, then the control, then new proposals."""
 
     def __init__(
         self, sweep: SweepSpec, ledger: Ledger, trials: int, constants: dict[str, Any]
@@ -91,7 +91,7 @@ class TuneSearch(Searcher):  # type: ignore[misc]
         """How many trials there are to run."""
         return len(self._waiting) + len(self._control) + len(self._numbers)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._waiting:
             spec = self._waiting.pop(0)
         elif self._control or self._numbers:
@@ -115,7 +115,7 @@ class TuneSearch(Searcher):  # type: ignore[misc]
         return
 
 
-class Bookkeeper(tune.Callback):  # type: ignore[misc]
+class Bookkeeper(tune.Callback):
     """Turns what Tune reports into the ledger's entries and the watcher's events."""
 
     def __init__(

@@ -15,7 +15,7 @@ def cache_folder() -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write so that no reader ever sees half a file, with two writers at once or a full disk too."""
+    """Write so that no reader ever sees half a file, even with two writers or a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

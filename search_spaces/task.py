@@ -117,7 +117,7 @@ def parse_task(text: str, where: str, data: str | None = None) -> Task:
 class _Reader:
     """Turns a YAML tree into a Task and notes every problem on the way."""
 
-    KEYS: Mapping[str, type | tuple[type, ...]] = {
+    KEYS: Mapping[str, type] = {
         "task": str,
         "summary": str,
         "classes": list,
@@ -128,7 +128,7 @@ class _Reader:
         "embeddings": str,
         "epochs": int,
     }
-    OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
+    OPTIONAL: Mapping[str, type] = {
         "data": str,
         "recipe": dict,
         "search": dict,
@@ -143,24 +143,15 @@ class _Reader:
         self.problems.append(f"{self.where}: {problem}")
 
     def task(self, tree: dict[str, Any], text: str, data: str | None) -> Task | None:
-        known = {**self.KEYS, **self.OPTIONAL}
-        for key in tree:
-            if key not in known:
-                self.object(unknown("key", str(key), known))
-        for key, kind in known.items():
-            if key not in tree:
-                if key in self.KEYS:
-                    self.object(f"{key} is missing")
-            elif not isinstance(tree[key], kind):
-                self.object(f"{key} must be a {getattr(kind, '__name__', kind)}, got {tree[key]!r}")
+        self.check_keys(tree)
         if self.problems:
             return None
         shape = self.shape(tree["image"])
         mean, std = (self.channel_numbers(tree["normalize"], key, shape) for key in ("mean", "std"))
         teacher = self.teacher(tree["teacher"])
         classes = tuple(str(name) for name in tree["classes"])
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            self.object("classes must be at least two different names")
+        if len(classes) < 2:
+            self.object("classes must be at least two names")
         if tree["epochs"] < 1:
             self.object(f"epochs must be at least 1, got {tree['epochs']}")
         shared = self.space(tree, "")
@@ -187,6 +178,18 @@ class _Reader:
             methods=methods,
             text=text,
         )
+
+    def check_keys(self, tree: dict[str, Any]) -> None:
+        known = {**self.KEYS, **self.OPTIONAL}
+        for key in tree:
+            if key not in known:
+                self.object(unknown("key", str(key), known))
+        for key, kind in known.items():
+            if key not in tree:
+                if key in self.KEYS:
+                    self.object(f"{key} is missing")
+            elif not isinstance(tree[key], kind):
+                self.object(f"{key} must be a {kind.__name__}, got {tree[key]!r}")
 
     def shape(self, tree: dict[str, Any]) -> ImageShape:
         sizes = {key: tree.get(key) for key in ("channels", "height", "width")}
@@ -215,7 +218,7 @@ class _Reader:
         known = {
             name: type(getattr(TeacherSpec(network=""), name)) for name in TeacherSpec.__slots__
         }
-        values = {}
+        values: dict[str, Any] = {}
         for key, value in tree.items():
             if key not in known:
                 self.object("teacher: " + unknown("key", str(key), known))

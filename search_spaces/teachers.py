@@ -74,7 +74,7 @@ def find_teacher(
 ) -> TeacherWeights:
     """The teacher that `reference` names, or the task's own, trained and cached if need be.
 
-    `reference` is `[NETWORK:]FILE`: weights as safetensors or as a state dict saved by torch, of the
+    `reference` is `[NETWORK:]FILE`: weights as safetensors or as torch saves a state dict, of the
     task's teacher network unless NETWORK (such as convnet-24-48-64) says otherwise. `say` is told
     when training starts. Raises ConfigError when there is no such teacher or it does not fit.
     """

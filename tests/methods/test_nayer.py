@@ -28,18 +28,18 @@ QUICK = {
     "reinit_every": 2,
     "bn_weight": 1.0,
 }
+BOUNDED = {"pool_capacity": 20}
 
 
 class TestNayer(MethodContract):
     method = Nayer
     quick = QUICK
-    bounded: dict = {"pool_capacity": 20, "generator_steps": 1}  # noqa: RUF012
+    bounded = BOUNDED
 
 
 class TestNayerWithABoundedPool(MethodContract):
     method = Nayer
-    quick = QUICK | {"pool_capacity": 20}
-    bounded: dict = {"generator_steps": 1}  # noqa: RUF012
+    quick = QUICK | BOUNDED
 
 
 def trial(method=Nayer, values=None, **bench):
@@ -244,9 +244,8 @@ def test_the_batch_norm_term_is_zero_for_a_batch_with_the_remembered_statistics(
     started = trial(values={"one_hot_weight": 0.0, "shift": 0, "flip": False})
     teacher = started.bench.teacher
     for i in range(teacher.batch_norms):  # a layer's input depends on the memories before it
-        for remembered, seen in zip(
-            teacher.running[i], teacher.inspect(images())[1][i], strict=True
-        ):
+        _, moments = teacher.inspect(images())
+        for remembered, seen in zip(teacher.running[i], moments[i], strict=True):
             remembered.copy_(seen)
     loss, _ = started.method.loss(images(), torch.arange(9) % 3, None, rng())
     assert loss.item() == pytest.approx(0, abs=1e-5)
@@ -309,7 +308,7 @@ def test_a_round_that_goes_wrong_starts_a_new_average():
 
 
 class Diary(Nayer):
-    """Writes down, round by round, whether the noisy layers were redrawn, and all its generators."""
+    """Writes down in which rounds the noisy layers were redrawn, and all its generators."""
 
     def __init__(self, settings, bench):
         super().__init__(settings, bench)
@@ -523,14 +522,17 @@ def test_a_teacher_that_recovers_in_the_last_attempt_does_not_fail_the_trial():
     assert math.isfinite(method.synthesize(adversarial=False, rng=rng())[1])
 
 
-def test_a_diverging_generator_never_puts_its_images_into_the_pool():
-    started = trial(Diary, {"generator_lr": 1e30, "generator_steps": 5})
+def test_a_generator_that_diverges_is_renewed_after_every_round():
+    started = trial(Diary, {"generator_lr": 1e30, "warmup_rounds": 3})
     started.run(range(1))
-    assert len(started.method.generators) == 1 + 3  # lost in every round
-    for labels, made in zip(
-        started.method.pool.labels.split(7), started.method.pool.images.split(7), strict=True
-    ):
-        assert len(labels) == len(made) == 7
+    assert len(started.method.generators) == 1 + 3
+
+
+@pytest.mark.xfail(strict=True, reason="the first step of a fresh generator always has a loss")
+def test_a_generator_that_diverges_in_every_round_fails_the_trial():
+    started = trial(values={"generator_lr": 1e30, "warmup_rounds": 10})
+    with pytest.raises(TrialFailed, match="generator_lr"):
+        started.run(range(1))
 
 
 def test_a_teacher_without_batch_norm_is_refused_with_what_to_do():

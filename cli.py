@@ -1,0 +1,490 @@
+"""The command line: parse, call, render. Commands import what is heavy themselves."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dfkd import __version__
+from dfkd.methods.errors import ConfigError, DfkdError
+
+if TYPE_CHECKING:
+    from dfkd.orchestrator.runs import Run, TrialRecord
+    from dfkd.orchestrator.sweeps import SweepResult
+    from dfkd.orchestrator.watching import Watcher
+
+STORAGE = "dfkd-runs"
+
+app = typer.Typer(
+    name="dfkd",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Distill a trained image classifier into a smaller one without its training data, and "
+    "search for the recipe that does it best. Start with: dfkd sweep digits --trials 8",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="A task (see `dfkd tasks`) or a task's .yaml file.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A sweep (see `dfkd runs`).")]
+Storage = Annotated[str, typer.Option(help="Where run folders lie: a path, s3://, gs://.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs per trial; default: the task's.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Fix a setting; `dfkd methods M` lists them."),
+]
+Teacher = Annotated[
+    str | None, typer.Option(metavar="[NETWORK:]FILE", help="The teacher's weights.")
+]
+Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As convnet-12-24-32.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="FILE.npz", help="Labeled images to measure accuracy on.")
+]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Name = Annotated[str | None, typer.Option(help="The run folder's name; default: TASK-DATE-TIME.")]
+CpusPerWorker = Annotated[float, typer.Option(help="CPU cores, and threads, of each worker.")]
+GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
+
+
+def guarded(command: Command) -> Command:
+    """Turn dfkd's errors into messages and exit statuses."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ConfigError as error:
+            for problem in error.problems:
+                err.print(f"error: {problem}", style="red", soft_wrap=True, markup=False)
+            raise typer.Exit(2) from None
+        except DfkdError as error:
+            err.print(f"failed: {error}", style="red", soft_wrap=True, markup=False)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as interrupt:
+            err.print("interrupted", style="yellow")
+            stopped: Run | None = getattr(interrupt, "run", None)
+            if stopped is not None:
+                storage = stopped.folder.uri.rsplit("/", 1)[0]
+                err.print(
+                    f"the state is saved; continue with: dfkd resume {stopped.name} "
+                    f"--storage {storage}",
+                    soft_wrap=True,
+                    markup=False,
+                )
+            raise typer.Exit(130) from None
+
+    return run  # type: ignore[return-value]
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    """`["lr=0.1"]` to `{"lr": "0.1"}`; raises ConfigError for what has no `=`."""
+    bad = [pair for pair in pairs or [] if "=" not in pair]
+    if bad:
+        raise ConfigError(*(f"--set takes KEY=VALUE, got '{pair}'" for pair in bad))
+    return dict(pair.split("=", 1) for pair in pairs or [])
+
+
+def make_watcher(as_json: bool) -> Watcher:
+    """A live table on a terminal, plain lines elsewhere, JSON lines on request."""
+    from dfkd.orchestrator.board import Board
+    from dfkd.orchestrator.watching import JsonLines, PlainLines
+
+    if as_json:
+        return JsonLines()
+    return Board(out) if out.is_terminal else PlainLines()
+
+
+@app.command()
+@guarded
+def sweep(
+    task: TaskArgument,
+    trials: Annotated[int, typer.Option(help="How many recipes to try.")] = 16,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Repeat to compare; trials are dealt out in turn.")
+    ] = None,
+    epochs: Epochs = None,
+    workers: Annotated[int, typer.Option(help="Ray Train workers per trial.")] = 1,
+    gpus_per_worker: GpusPerWorker = 0.0,
+    cpus_per_worker: CpusPerWorker = 1.0,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Trials at once; default: as many as fit.")
+    ] = None,
+    scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
+    search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
+    select: Annotated[
+        str, typer.Option(help="What ranks students. accuracy: on real labels, an oracle.")
+    ] = "accuracy",
+    set_: Settings = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    data: Data = None,
+    seed: Seed = 0,
+    control: Annotated[bool, typer.Option(help="Also run the noise control.")] = True,
+    name: Name = None,
+    storage: Storage = STORAGE,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
+    ] = None,
+    export_dir: Annotated[str | None, typer.Option(help="Copy the best student here too.")] = None,
+    json: Json = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would run, and stop.")] = False,
+) -> None:
+    """Search TASK for the recipe whose student is best, and export that student.
+
+    The same command again resumes a sweep that was interrupted. Exit status: 0 done, 1 a trial or
+    dfkd failed, 2 a mistake in the command, 130 interrupted (the state is saved).
+    """
+    options = {
+        "trials": trials,
+        "methods": tuple(method or ["nayer"]),
+        "epochs": epochs,
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "cpus_per_worker": cpus_per_worker,
+        "concurrent": concurrent,
+        "scheduler": scheduler,
+        "search": search,
+        "select": select,
+        "settings": parse_settings(set_),
+        "teacher": teacher,
+        "student": student,
+        "data": data,
+        "seed": seed,
+        "control": control,
+        "name": name,
+        "storage": storage,
+        "address": address,
+        "export_dir": export_dir,
+    }
+    if dry_run:
+        show_plan(task, options)
+        return
+    from dfkd.orchestrator import sweep as run
+
+    finish(run(task, watcher=make_watcher(json), **options), json)
+
+
+@app.command()
+@guarded
+def distill(
+    task: TaskArgument,
+    method: Annotated[str, typer.Option(help="See `dfkd methods`.")] = "nayer",
+    epochs: Epochs = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
+    cpus_per_worker: CpusPerWorker = 1.0,
+    set_: Settings = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    data: Data = None,
+    seed: Seed = 0,
+    name: Name = None,
+    storage: Storage = STORAGE,
+    export_dir: Annotated[str | None, typer.Option(help="Copy the student here too.")] = None,
+    json: Json = False,
+) -> None:
+    """Run one recipe, the task's own as set, in this process and without Ray."""
+    import torch
+
+    from dfkd.orchestrator import distill as run
+
+    torch.set_num_threads(max(1, int(cpus_per_worker)))
+    result = run(
+        task,
+        watcher=make_watcher(json),
+        methods=(method,),
+        epochs=epochs,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        settings=parse_settings(set_),
+        teacher=teacher,
+        student=student,
+        data=data,
+        seed=seed,
+        name=name,
+        storage=storage,
+        export_dir=export_dir,
+    )
+    finish(result, json)
+
+
+@app.command()
+@guarded
+def resume(
+    name: NameArgument,
+    trials: Annotated[int | None, typer.Option(help="More trials than were asked for.")] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster.")] = None,
+    storage: Storage = STORAGE,
+    json: Json = False,
+) -> None:
+    """Finish the interrupted sweep NAME: what is done stays, the rest runs."""
+    from dfkd.orchestrator import resume as run
+
+    changes = {"trials": trials, "concurrent": concurrent, "address": address}
+    finish(run(name, storage, watcher=make_watcher(json), **changes), json)
+
+
+@app.command()
+@guarded
+def evaluate(
+    student: Annotated[
+        str, typer.Argument(metavar="STUDENT", help="A sweep, its best/ folder, or a .pt2 file.")
+    ],
+    task: Annotated[str | None, typer.Option(help="Default: that of its sweep.")] = None,
+    data: Data = None,
+    storage: Storage = STORAGE,
+    json: Json = False,
+) -> None:
+    """Measure an exported student's accuracy, and how it agrees with its teacher."""
+    from dataclasses import asdict
+
+    from dfkd.orchestrator.evaluation import evaluate as measure
+
+    found = measure(student, storage, task, data)
+    if json:
+        print_json(asdict(found))
+        return
+    table = Table("", "student", "teacher")
+    teacher = "" if found.teacher_accuracy is None else f"{100 * found.teacher_accuracy:.2f} %"
+    error = f" ± {100 * found.standard_error:.2f}"
+    table.add_row("accuracy", f"{100 * found.accuracy:.2f} %{error}", teacher)
+    if found.agreement is not None:
+        table.add_row("same class as the teacher", f"{100 * found.agreement:.2f} %", "")
+        table.add_row("KL(teacher || student), nats", f"{found.divergence:.4f}", "")
+    out.print(table)
+    out.print(f"on {found.images} labeled images of {found.task}; ± is one standard error")
+
+
+@app.command()
+@guarded
+def export(
+    name: NameArgument,
+    to: Annotated[str, typer.Option(help="The folder to write.")],
+    trial: Annotated[str | None, typer.Option(help="Default: the best.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="safetensors, pt2, pt; repeat for several.")
+    ] = None,
+    storage: Storage = STORAGE,
+) -> None:
+    """Write a student of sweep NAME again: another trial's, or in another format."""
+    from dfkd.orchestrator.catalog import export_again
+
+    folder = export_again(name, storage, to, trial, format or ["safetensors", "pt2"])
+    out.print(f"wrote {', '.join(folder.files())} to {folder.uri}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: latest.")] = None,
+    storage: Storage = STORAGE,
+    json: Json = False,
+) -> None:
+    """Show a sweep's leaderboard as its run folder tells it, running or not."""
+    from dfkd.orchestrator.board import leaderboard
+    from dfkd.orchestrator.catalog import find_run, state, summary
+
+    run = find_run(name, storage)
+    if json:
+        print_json(summary(run))
+        return
+    out.print(leaderboard(run, out))
+    out.print(f"{run.name} is {state(run)}, in {run.folder.uri}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def runs(storage: Storage = STORAGE, json: Json = False) -> None:
+    """List the sweeps in a storage folder."""
+    from dfkd.orchestrator.catalog import summary
+    from dfkd.orchestrator.runs import find_runs
+    from dfkd.orchestrator.storage import Folder
+
+    folder = Folder.of(storage)
+    found = [summary(run) for run in find_runs(folder)]
+    if json:
+        for facts in found:
+            print_json(facts)
+        return
+    if not found:
+        out.print(f"no sweeps in {folder.uri}; start one: dfkd sweep digits", soft_wrap=True)
+        return
+    table = Table("name", "task", "state", "trials ended", "best score")
+    for facts in found:
+        best = "" if facts["score"] is None else f"{facts['score']:.4f}"
+        trials = f"{facts['ended']} of {facts['trials']}"
+        table.add_row(facts["name"], facts["task"], facts["state"], trials, best)
+    out.print(table)
+
+
+@app.command()
+@guarded
+def tasks(json: Json = False) -> None:
+    """List the tasks that come with dfkd."""
+    from dfkd.search_spaces.task import load_task, shipped_tasks
+
+    known = [load_task(name) for name in shipped_tasks()]
+    if json:
+        for task in known:
+            print_json({"name": task.name, "summary": task.summary, "classes": len(task.classes)})
+        return
+    table = Table("task", "classes", "image", "what it is")
+    for task in known:
+        size = f"{task.shape.channels}x{task.shape.height}x{task.shape.width}"
+        table.add_row(task.name, str(len(task.classes)), size, task.summary)
+    out.print(table)
+    out.print("your own: dfkd show digits > mine.yaml, edit it, dfkd sweep mine.yaml")
+
+
+@app.command()
+@guarded
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Its settings.")] = None,
+    json: Json = False,
+) -> None:
+    """List the methods, or one method's settings."""
+    from dfkd.methods import METHODS, load_method
+
+    if name is None:
+        table = Table("method", "what it is")
+        for known, (_, told) in METHODS.items():
+            if json:
+                print_json({"name": known, "summary": told})
+            table.add_row(known, told)
+        if not json:
+            out.print(table)
+        return
+    from dfkd.methods.settings import describe
+
+    method = load_method(name)
+    table = Table("setting", "default", *method.presets, "what it is")
+    for setting in describe(method.settings_class).values():
+        if json:
+            print_json({"name": setting.name, "default": setting.default})
+        presets = (str(values.get(setting.name, "")) for values in method.presets.values())
+        table.add_row(setting.name, str(setting.default), *presets, setting.bounds.help)
+    if not json:
+        out.print(table)
+        out.print("fix one with --set NAME=VALUE; a bundle with --set preset=NAME")
+
+
+@app.command()
+@guarded
+def show(task: TaskArgument) -> None:
+    """Print a task's YAML, to read or to start one's own from."""
+    from dfkd.search_spaces.task import load_task
+
+    sys.stdout.write(load_task(task).text)
+
+
+@app.command()
+@guarded
+def doctor(
+    storage: Storage = STORAGE,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to try.")] = None,
+) -> None:
+    """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
+    from dfkd.orchestrator.doctor import examine
+
+    good = True
+    for finding in examine(storage, address):
+        good = good and finding.good
+        mark, style = ("ok", "green") if finding.good else ("bad", "red")
+        out.print(f"[{style}]{mark:>4}[/] {finding.what}: {finding.told}", soft_wrap=True)
+    if not good:
+        raise typer.Exit(1)
+
+
+def show_plan(task: str, options: dict[str, Any]) -> None:
+    """What a sweep would do."""
+    from dfkd.orchestrator.requests import SweepRequest, resolve
+    from dfkd.orchestrator.search import describe_defaults
+
+    request = SweepRequest(task=task, **options)
+    spec = resolve(request, lambda text: out.print(text, style="dim"))
+    out.print(
+        f"{request.trials} trials of {spec.epochs} epochs on {spec.task.name}, each with "
+        f"{request.resources()}; {spec.scheduler}, {spec.search}, selected by {spec.select}"
+    )
+    for name, plan in spec.methods.items():
+        table = Table("setting", "fixed at or searched in", title=name, title_justify="left")
+        for key, value in describe_defaults(spec, name).items():
+            searched = plan.search.get(key)
+            table.add_row(key, str(value) if searched is None else f"searched: {searched}")
+        out.print(table)
+
+
+def finish(result: SweepResult, as_json: bool) -> None:
+    """Say how a sweep ended; exit status 1 if a trial failed."""
+    from dfkd.orchestrator.catalog import outcome
+
+    if as_json:
+        print_json({"event": "sweep_ended", **outcome(result)})
+    else:
+        render_outcome(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def render_outcome(result: SweepResult) -> None:
+    """The summary under the leaderboard."""
+    best, run = result.best, result.run
+    table = Table("", "accuracy")
+    if result.teacher_accuracy is not None:
+        table.add_row("teacher", f"{100 * result.teacher_accuracy:.2f} %")
+    table.add_row(f"best student ({best.spec.id})", accuracy(best))
+    if result.control is not None:
+        table.add_row("noise control, same budget", accuracy(result.control))
+    out.print(table)
+    recipe = " ".join(f"{key}={best.spec.recipe[key]}" for key in best.spec.searched)
+    out.print(f"best recipe: {best.spec.method} {recipe}".rstrip(), soft_wrap=True)
+    if run.facts()["definition"]["select"] == "accuracy":
+        out.print(
+            "selected by accuracy on real labels: an oracle that a user without data has not; "
+            "the figure above is the best of many looks at the same test images"
+        )
+    for record in result.failed:
+        out.print(f"trial {record.spec.id} failed: {record.reason}", style="red", soft_wrap=True)
+    out.print(f"the student is in {result.exported.uri}", soft_wrap=True)
+    out.print(f"the sweep took {result.seconds:.0f} s")
+
+
+def accuracy(record: TrialRecord) -> str:
+    """A trial's accuracy at its best epoch, as text."""
+    measured = (record.best or {}).get("accuracy")
+    return "not measured" if measured is None else f"{100 * measured:.2f} %"
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on a line of standard output."""
+    print(json.dumps(value), flush=True)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: SIGTERM, as a scheduler sends it, counts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()

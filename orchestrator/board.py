@@ -1,0 +1,201 @@
+"""The live leaderboard of a sweep in a terminal, drawn with Rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dfkd.orchestrator.runs import Run, TrialRecord
+from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
+from dfkd.orchestrator.trials import Row
+from dfkd.orchestrator.watching import SweepView, brief
+
+STATE_STYLES = {
+    "running": "cyan",
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+    "waiting": "dim",
+}
+ROWS_BESIDE_THE_TABLE = 9  # heading, borders, totals and remarks
+RECIPE_WIDTH = 60
+REMARKS_SHOWN = 3
+
+
+class Entry:
+    """What the board shows of one trial."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self.spec = spec
+        self.state = "waiting"
+        self.epoch = 0
+        self.best: Row | None = None
+        self.reason = ""
+        self.seconds = 0.0
+
+    def saw(self, row: Row) -> None:
+        """Take in an epoch's row."""
+        if row["epoch"] > self.epoch:
+            self.seconds += row.get("seconds", 0.0)
+        self.epoch = row["epoch"]
+        if self.best is None or row["score"] >= self.best["score"]:
+            self.best = row
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Sorts the best trial first and the control last."""
+        score = self.best["score"] if self.best else float("-inf")
+        return (self.spec.id == CONTROL_ID, -score)
+
+
+class Board:
+    """A Watcher that redraws one table of all trials, best first."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._entries: dict[str, Entry] = {}
+        self._remarks: list[str] = []
+        self._view: SweepView | None = None
+        self._start = time.monotonic()
+        self._live: Live | None = None
+
+    def say(self, text: str) -> None:
+        if self._live is None:
+            self._console.print(text, style="dim", highlight=False)
+        else:
+            self._remarks.append(text)
+
+    def sweep_started(self, sweep: SweepView, known: Sequence[TrialRecord]) -> None:
+        self.fill(sweep, known)
+        self._start = time.monotonic()
+        self._live = Live(
+            self.render(), console=self._console, refresh_per_second=4, transient=False
+        )
+        self._live.start()
+
+    def fill(self, sweep: SweepView, known: Sequence[TrialRecord]) -> None:
+        """Take in what is known of a sweep's trials."""
+        self._view = sweep
+        for record in known:
+            entry = self._entry(record.spec)
+            for row in record.rows:
+                entry.saw(row)
+            entry.state = record.outcome or "waiting"
+            entry.reason = record.reason
+
+    def trial_started(self, spec: TrialSpec) -> None:
+        self._entry(spec).state = "running"
+
+    def epoch_ended(self, spec: TrialSpec, row: Row) -> None:
+        entry = self._entry(spec)
+        entry.state = "running"
+        entry.saw(row)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        entry = self._entry(record.spec)
+        entry.state = record.outcome or "waiting"
+        entry.reason = record.reason
+
+    def tick(self) -> None:
+        if self._live is not None:
+            self._live.update(self.render())
+
+    def sweep_ended(self) -> None:
+        if self._live is not None:
+            self._live.update(self.render())
+            self._live.stop()
+            self._live = None
+
+    def render(self) -> RenderableType:
+        """The board as it stands."""
+        view = self._view
+        if view is None:
+            return Text("")
+        entries = sorted(self._entries.values(), key=lambda entry: entry.rank)
+        room = max(3, self._console.height - ROWS_BESIDE_THE_TABLE)
+        shown = entries[:room]
+        if len(entries) > room:  # never hide what runs
+            running = [entry for entry in entries[room:] if entry.state == "running"]
+            shown = [*entries[: max(1, room - len(running))], *running]
+        parts: list[RenderableType] = [self._table(view, shown), self._totals(view, entries)]
+        if len(shown) < len(entries):
+            parts.append(Text(f"  and {len(entries) - len(shown)} more trials", style="dim"))
+        parts += [Text(f"  {remark}", style="dim") for remark in self._remarks[-REMARKS_SHOWN:]]
+        return Group(*parts)
+
+    def _table(self, view: SweepView, entries: Sequence[Entry]) -> Table:
+        oracle = " (selected by real labels)" if view.score == "accuracy" else ""
+        table = Table(title=f"{view.name}{oracle}", title_justify="left", expand=False)
+        for heading in ("trial", "method", "state"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("epochs", no_wrap=True, min_width=18)
+        table.add_column(view.score, justify="right", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("recipe", overflow="ellipsis", no_wrap=True, max_width=RECIPE_WIDTH)
+        leader = next((e for e in entries if e.best and e.spec.id != CONTROL_ID), None)
+        for entry in entries:
+            score = "" if entry.best is None else f"{100 * entry.best['score']:.2f} %"
+            table.add_row(
+                entry.spec.id,
+                entry.spec.method,
+                Text(entry.state, style=STATE_STYLES[entry.state]),
+                self._epochs(entry),
+                Text(score, style="bold" if entry is leader else ""),
+                f"{entry.seconds:.0f} s",
+                Text(entry.reason or recipe_in_brief(entry.spec), style="dim"),
+            )
+        return table
+
+    @staticmethod
+    def _epochs(entry: Entry) -> Table:
+        cell = Table.grid(padding=(0, 1))
+        total = entry.spec.epochs
+        done = entry.state == "finished"
+        bar = ProgressBar(total, entry.epoch, width=10, complete_style="green" if done else "cyan")
+        cell.add_row(bar, f"{entry.epoch}/{total}")
+        return cell
+
+    def _totals(self, view: SweepView, entries: Sequence[Entry]) -> Text:
+        ended = sum(
+            entry.state in ("finished", "stopped", "failed") and entry.spec.id != CONTROL_ID
+            for entry in entries
+        )
+        teacher = (
+            ""
+            if view.teacher_accuracy is None
+            else f" · teacher {100 * view.teacher_accuracy:.2f} %"
+        )
+        elapsed = time.monotonic() - self._start
+        return Text(f"  {ended} of {view.trials} trials ended · {elapsed:.0f} s{teacher}")
+
+    def _entry(self, spec: TrialSpec) -> Entry:
+        return self._entries.setdefault(spec.id, Entry(spec))
+
+
+def recipe_in_brief(spec: TrialSpec) -> str:
+    """The searched settings of a trial, in one line."""
+    if spec.id == CONTROL_ID:
+        return "uniform noise instead of synthesis"
+    return " ".join(f"{key}={brief(spec.recipe[key])}" for key in spec.searched)
+
+
+def leaderboard(run: Run, console: Console) -> RenderableType:
+    """A run folder's trials as the board shows them, once."""
+    facts = run.facts()
+    board = Board(console)
+    view = SweepView(
+        name=run.name,
+        task=run.name,
+        score=facts["definition"]["select"],
+        trials=facts["request"]["trials"],
+        epochs=facts["definition"]["epochs"],
+        teacher_accuracy=None,
+    )
+    board.fill(view, run.records())
+    return board.render()

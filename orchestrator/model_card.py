@@ -1,0 +1,71 @@
+"""The text beside an exported student: what it is, how it was made and chosen, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CARD = """\
+# {task}: {student}, distilled without data
+
+A student of {student_parameters:,} parameters ({share:.0%} of its teacher's), distilled by dfkd
+{dfkd} with the method {method}: it has seen synthetic images only. It was chosen {chosen}.
+
+| | accuracy, n = {evaluation_images} |
+|---|---|
+| teacher ({teacher}) | {teacher_accuracy} |
+| **this student** | {accuracy} |
+| noise control (same budget, uniform noise instead of synthesis) | {noise_control_accuracy} |
+
+## How to load it
+
+```python
+import torch
+
+student = torch.export.load("student.pt2").module()
+logits = student(images)  # float32 {input} in [0, 1]; normalization is inside
+```
+
+`model.safetensors` holds the bare network's weights. Classes, in order: {labels}.
+
+## How it was made
+
+Sweep {sweep}, trial {trial}, epoch {epoch}; torch {torch}, ray {ray}.
+
+| setting | value |
+|---|---|
+{settings}
+"""
+
+BY_ACCURACY = (
+    "by accuracy on real labeled images, so its accuracy below is the best of many looks at the "
+    "same test images and slightly optimistic"
+)
+LABELS_SHOWN = 20
+
+
+def model_card(metrics: Mapping[str, Any]) -> str:
+    """The card for a student whose metrics.json holds `metrics`."""
+    accuracies = ("teacher_accuracy", "accuracy", "noise_control_accuracy")
+    classes = metrics["classes"]
+    labels = ", ".join(classes[:LABELS_SHOWN]) + (" ..." if len(classes) > LABELS_SHOWN else "")
+    selected = metrics["selected_by"]
+    facts = {
+        **metrics,
+        **{key: percent(metrics[key]) for key in accuracies},
+        "share": metrics["student_parameters"] / metrics["teacher_parameters"],
+        "labels": labels,
+        "chosen": BY_ACCURACY if selected == "accuracy" else f"by {selected}, without real data",
+        "settings": "\n".join(f"| {key} | {value} |" for key, value in metrics["recipe"].items()),
+        **{package: metrics["versions"][package] for package in ("dfkd", "torch", "ray")},
+    }
+    return CARD.format(**facts)
+
+
+def percent(value: float | None) -> str:
+    """An accuracy for people.
+
+    >>> percent(0.965), percent(None)
+    ('96.50 %', 'not measured')
+    """
+    return "not measured" if value is None else f"{100 * value:.2f} %"
