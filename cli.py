@@ -6,7 +6,7 @@ import functools
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -17,7 +17,9 @@ from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError
 
 if TYPE_CHECKING:
-    from dfkd.orchestrator.runs import Run, TrialRecord
+    from rich.console import RenderableType
+
+    from dfkd.orchestrator.runs import Run
     from dfkd.orchestrator.sweeps import SweepResult
     from dfkd.orchestrator.watching import Watcher
 
@@ -253,21 +255,14 @@ def evaluate(
     """Measure an exported student's accuracy, and how it agrees with its teacher."""
     from dataclasses import asdict
 
+    from dfkd.orchestrator import rendering
     from dfkd.orchestrator.evaluation import evaluate as measure
 
     found = measure(student, storage, task, data)
     if json:
         print_json(asdict(found))
-        return
-    table = Table("", "student", "teacher")
-    teacher = "" if found.teacher_accuracy is None else f"{100 * found.teacher_accuracy:.2f} %"
-    error = f" ± {100 * found.standard_error:.2f}"
-    table.add_row("accuracy", f"{100 * found.accuracy:.2f} %{error}", teacher)
-    if found.agreement is not None:
-        table.add_row("same class as the teacher", f"{100 * found.agreement:.2f} %", "")
-        table.add_row("KL(teacher || student), nats", f"{found.divergence:.4f}", "")
-    out.print(table)
-    out.print(f"on {found.images} labeled images of {found.task}; ± is one standard error")
+    else:
+        show_all(rendering.evaluation(found))
 
 
 @app.command()
@@ -359,28 +354,18 @@ def methods(
 ) -> None:
     """List the methods, or one method's settings."""
     from dfkd.methods import METHODS, load_method
-
-    if name is None:
-        table = Table("method", "what it is")
-        for known, (_, told) in METHODS.items():
-            if json:
-                print_json({"name": known, "summary": told})
-            table.add_row(known, told)
-        if not json:
-            out.print(table)
-        return
     from dfkd.methods.settings import describe
 
-    method = load_method(name)
-    table = Table("setting", "default", *method.presets, "what it is")
-    for setting in describe(method.settings_class).values():
-        if json:
+    if json and name is None:
+        for known, (_, told) in METHODS.items():
+            print_json({"name": known, "summary": told})
+    elif json and name is not None:
+        for setting in describe(load_method(name).settings_class).values():
             print_json({"name": setting.name, "default": setting.default})
-        presets = (str(values.get(setting.name, "")) for values in method.presets.values())
-        table.add_row(setting.name, str(setting.default), *presets, setting.bounds.help)
-    if not json:
-        out.print(table)
-        out.print("fix one with --set NAME=VALUE; a bundle with --set preset=NAME")
+    else:
+        from dfkd.orchestrator import rendering
+
+        show_all(rendering.methods() if name is None else rendering.settings(name))
 
 
 @app.command()
@@ -412,62 +397,29 @@ def doctor(
 
 def show_plan(task: str, options: dict[str, Any]) -> None:
     """What a sweep would do."""
+    from dfkd.orchestrator import rendering
     from dfkd.orchestrator.requests import SweepRequest, resolve
-    from dfkd.orchestrator.search import describe_defaults
 
     request = SweepRequest(task=task, **options)
-    spec = resolve(request, lambda text: out.print(text, style="dim"))
-    out.print(
-        f"{request.trials} trials of {spec.epochs} epochs on {spec.task.name}, each with "
-        f"{request.resources()}; {spec.scheduler}, {spec.search}, selected by {spec.select}"
-    )
-    for name, plan in spec.methods.items():
-        table = Table("setting", "fixed at or searched in", title=name, title_justify="left")
-        for key, value in describe_defaults(spec, name).items():
-            searched = plan.search.get(key)
-            table.add_row(key, str(value) if searched is None else f"searched: {searched}")
-        out.print(table)
+    show_all(rendering.plan(request, resolve(request, out.print)))
 
 
 def finish(result: SweepResult, as_json: bool) -> None:
     """Say how a sweep ended; exit status 1 if a trial failed."""
-    from dfkd.orchestrator.catalog import outcome
+    from dfkd.orchestrator import catalog, rendering
 
     if as_json:
-        print_json({"event": "sweep_ended", **outcome(result)})
+        print_json({"event": "sweep_ended", **catalog.outcome(result)})
     else:
-        render_outcome(result)
+        show_all(rendering.outcome(result))
     if result.failed:
         raise typer.Exit(1)
 
 
-def render_outcome(result: SweepResult) -> None:
-    """The summary under the leaderboard."""
-    best, run = result.best, result.run
-    table = Table("", "accuracy")
-    if result.teacher_accuracy is not None:
-        table.add_row("teacher", f"{100 * result.teacher_accuracy:.2f} %")
-    table.add_row(f"best student ({best.spec.id})", accuracy(best))
-    if result.control is not None:
-        table.add_row("noise control, same budget", accuracy(result.control))
-    out.print(table)
-    recipe = " ".join(f"{key}={best.spec.recipe[key]}" for key in best.spec.searched)
-    out.print(f"best recipe: {best.spec.method} {recipe}".rstrip(), soft_wrap=True)
-    if run.facts()["definition"]["select"] == "accuracy":
-        out.print(
-            "selected by accuracy on real labels: an oracle that a user without data has not; "
-            "the figure above is the best of many looks at the same test images"
-        )
-    for record in result.failed:
-        out.print(f"trial {record.spec.id} failed: {record.reason}", style="red", soft_wrap=True)
-    out.print(f"the student is in {result.exported.uri}", soft_wrap=True)
-    out.print(f"the sweep took {result.seconds:.0f} s")
-
-
-def accuracy(record: TrialRecord) -> str:
-    """A trial's accuracy at its best epoch, as text."""
-    measured = (record.best or {}).get("accuracy")
-    return "not measured" if measured is None else f"{100 * measured:.2f} %"
+def show_all(parts: Iterable[RenderableType]) -> None:
+    """Print tables and sentences, one below the other."""
+    for part in parts:
+        out.print(part, soft_wrap=isinstance(part, str), markup=False)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -488,3 +440,7 @@ def main() -> None:
     """The entry point: SIGTERM, as a scheduler sends it, counts as Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
+
+
+if __name__ == "__main__":
+    main()

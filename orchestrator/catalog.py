@@ -64,7 +64,7 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "noise_control_accuracy": (
             (result.control.best or {}).get("accuracy") if result.control else None
         ),
-        "selected_by": result.run.facts()["definition"]["select"],
+        "selected_by": result.select,
         "failed": {record.spec.id: record.reason for record in result.failed},
         "exported": result.exported.uri,
         "seconds": result.seconds,

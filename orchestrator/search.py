@@ -104,7 +104,7 @@ class RecipeSearch:
         )
 
     def _task_recipe(self, method: str) -> dict[str, Value]:
-        defaults = describe_defaults(self._sweep, method)
+        defaults = defaults_of(self._sweep, method)
         return {key: defaults[key] for key in self._spaces[method]}
 
     def _evaluated(self, known: Finished) -> optuna.trial.FrozenTrial:
@@ -116,7 +116,7 @@ class RecipeSearch:
         )
 
 
-def describe_defaults(sweep: SweepSpec, method: str) -> Mapping[str, Any]:
+def defaults_of(sweep: SweepSpec, method: str) -> Mapping[str, Any]:
     """Every setting of a method with the value it has when the search does not choose it."""
     from dfkd.methods import load_method
 

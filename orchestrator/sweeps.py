@@ -42,6 +42,8 @@ class SweepResult:
     """The noise control, unless it was switched off."""
     exported: Folder
     teacher_accuracy: float | None
+    select: str
+    """What chose it."""
     seconds: float
 
     @property
@@ -170,6 +172,7 @@ def _run(
         control=ledger.records.get(CONTROL_ID),
         exported=exported,
         teacher_accuracy=accuracy,
+        select=spec.select,
         seconds=time.perf_counter() - start,
     )
 

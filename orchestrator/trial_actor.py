@@ -8,11 +8,10 @@ import torch
 from ray import tune
 
 from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
-
-FAILED = "failed"
 
 
 class TrialActor(tune.Trainable):
@@ -61,16 +60,6 @@ class TrialActor(tune.Trainable):
             )
         except DfkdError as error:
             self._trial = error
-
-
-def report(row: Row, *, done: bool) -> Row:
-    """What Tune is told of an epoch: the row whole, and what schedulers look at beside it."""
-    return {"row": row, "epoch": row["epoch"], "score": row["score"], "done": done}
-
-
-def failure(error: DfkdError) -> Row:
-    """What Tune is told of a trial that cannot go on: it ends without a score, and for good."""
-    return {FAILED: str(error), "done": True}
 
 
 def device(config: dict[str, Any]) -> torch.device:

@@ -18,12 +18,13 @@ from ray.tune.search import Searcher
 
 from dfkd.methods.errors import SweepFailed
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
+from dfkd.orchestrator.reporting import FAILED
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
-from dfkd.orchestrator.train_workers import DRIVER_CPUS, Janitor, Registry, TrialDriver
-from dfkd.orchestrator.trial_actor import FAILED, TrialActor
+from dfkd.orchestrator.train_driver import DRIVER_CPUS, Janitor, Registry, TrialDriver
+from dfkd.orchestrator.trial_actor import TrialActor
 from dfkd.orchestrator.watching import Watcher
 
 TRIAL_RETRIES = 3  # after the loss of an actor or a node; each resumes from the checkpoint

@@ -23,3 +23,14 @@ def digits_teacher():
     from workbenches import train_digits_teacher
 
     return train_digits_teacher()
+
+
+@pytest.fixture(scope="session")
+def dfkd_cache(tmp_path_factory):
+    """A cache of the session's own, also for the processes that tests start; Ray kept quiet."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFKD_CACHE", str(folder))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield folder

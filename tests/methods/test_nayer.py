@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from method_contract import LEARNING, MethodContract
 from workbenches import IdleStudent, Trial, rng, tiny_network, tiny_teacher
 
+from dfkd.methods.augment import Augmentation
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.losses import batch_norm_gap, masked_adversarial, one_hot
 from dfkd.methods.memory import Shard
@@ -23,7 +24,7 @@ QUICK = {
     "generator_width": 2,
     "noisy_width": 6,
     "warmup_rounds": 3,
-    "rounds": 2,
+    "rounds": 3,
     "generator_life": 3,
     "reinit_every": 2,
     "bn_weight": 1.0,
@@ -111,11 +112,20 @@ class Worker(Alone):
         return [*shards, *self.mail]
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(0, [2, 1, 1]), (1, [1, 1, 1])])
+@pytest.mark.parametrize(("rank", "expected"), [(0, [2, 1, 2]), (1, [1, 2, 1])])
 def test_a_worker_synthesizes_its_portion_of_the_rounds(rank, expected):
     team = Worker(rank)
-    trial(team=team, student=IdleStudent).run(range(3))  # 3, 2 and 2 rounds in all
+    trial(team=team, student=IdleStudent).run(range(3))  # of three rounds each
     assert team.sent == expected
+
+
+def test_a_resumed_worker_remembers_whose_turn_it_is():
+    team = Worker(0)
+    first, resumed = trial(team=Worker(0)), trial(team=team)
+    first.run(range(1))
+    resumed.load(first.save())
+    resumed.run(range(1, 2))
+    assert team.sent == [1]
 
 
 def test_a_worker_takes_the_shards_of_the_others_into_its_pool():
@@ -237,6 +247,16 @@ def test_synthesis_without_adversarial_weight_never_runs_the_student():
     assert not calls
 
 
+def test_teacher_and_student_judge_the_same_augmented_images():
+    teacher, network, shown = tiny_teacher(), tiny_network(), []
+    for one in (teacher.network, network):
+        one.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    started = trial(teacher=teacher, network=network, values={"shift": 2})
+    started.method.loss(images(), torch.arange(9) % 3, network, rng())
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[0], Augmentation(2, flip=True)(images(), rng()))
+
+
 # L_bn and its moving average
 
 
@@ -350,6 +370,13 @@ def test_noisy_layers_are_redrawn_on_schedule(every, expected):
     assert started.method.redrawn == expected
 
 
+def test_a_fresh_generator_starts_the_redraw_schedule_again():
+    values = {"reinit_every": 2, "generator_life": 1, "warmup_rounds": 3, "warmup": 2}
+    started = trial(Diary, values)
+    started.run(range(2))
+    assert started.method.redrawn == [True, False, True] * 2
+
+
 def test_the_redraw_schedule_goes_on_over_epochs():
     started = trial(
         Diary, {"reinit_every": 2, "generator_life": 0, "warmup_rounds": 3, "warmup": 2}
@@ -386,10 +413,45 @@ def test_the_generator_is_renewed_at_the_end_of_its_life(life, warmup, expected)
 
 
 def test_a_renewed_generator_has_other_weights():
-    started = trial(Diary, {"generator_life": 1}, student=IdleStudent)
-    started.run(range(2))
+    started, draws = trial(Diary), rng()
+    for _ in range(2):
+        started.method.renew_generator(draws)
     one, two = started.method.generators
     assert not torch.equal(one.trunk.head.weight, two.trunk.head.weight)
+
+
+def test_the_noisy_layers_of_a_fresh_generator_are_drawn_before_the_first_redraw():
+    started = trial(values={"noisy_width": 1000, "noise_std": 0.3, "reinit_every": 0})
+    started.method.renew_generator(rng())
+    assert started.method.generator.noisy.weight.std().item() == pytest.approx(0.3, rel=0.03)
+
+
+def adam(parameters, gradients, moments, step, *, lr, betas):
+    """One step of Adam, from its definition (Kingma and Ba 2015, algorithm 1)."""
+    for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+        m, v = moments.get(i, (0, 0))
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g.square()
+        moments[i] = m, v
+        unbiased = m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)
+        p.data -= lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+
+
+def test_a_round_is_some_steps_of_a_fresh_adam():
+    started = trial(values={"generator_steps": 4, "generator_lr": 0.01, "reinit_every": 0})
+    method, target, moments = started.method, torch.arange(9) % 3, {}
+    method.renew_generator(rng())
+    method.train_generator(target, adversarial=False, rng=rng())  # an Adam that must not go on
+    slow, draws = copy.deepcopy(method.generator), rng(1)
+    remembered = method.remembered
+    method.train_generator(target, adversarial=False, rng=rng(1))
+    method.remembered = remembered
+    parameters = list(slow.parameters())
+    for step in range(1, 5):
+        loss, _ = method.loss(slow(target), target, None, draws)
+        gradients = torch.autograd.grad(loss, parameters)
+        adam(parameters, gradients, moments, step, lr=0.01, betas=(0.5, 0.999))
+    for fast, expected in zip(method.generator.parameters(), parameters, strict=True):
+        assert torch.allclose(fast, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(0, 3), (1, 1), (5, 5)])

@@ -29,8 +29,8 @@ def test_a_name_says_whether_there_is_batch_norm(name, count):
 
 
 def test_every_second_convolution_halves_the_size():
-    network = build_network("convnet-2-2-2-2", 1, 3)
-    assert network.features(torch.rand(1, 1, 16, 8)).shape[2:] == (4, 2)
+    network = build_network("convnet-2-2-2", 1, 3)
+    assert network.features(torch.rand(1, 1, 16, 8)).shape[2:] == (8, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -99,6 +101,13 @@ def test_a_failed_inspection_does_not_break_the_next():
     with pytest.raises(RuntimeError):
         teacher.inspect(torch.rand(1, 2, 8, 8))
     assert len(teacher.inspect(IMAGES)[1]) == teacher.batch_norms
+
+
+def test_a_teacher_does_not_keep_the_statistics_that_it_gave_away():
+    teacher = tiny_teacher()
+    given = weakref.ref(teacher.inspect(IMAGES)[1][0][0])
+    gc.collect()
+    assert given() is None
 
 
 def test_two_teachers_of_one_network_do_not_disturb_each_other():

@@ -1,10 +1,10 @@
 """A trial of several workers: a Ray Train run inside its Ray Tune trial.
 
-Tune holds a driver that takes next to nothing; the driver starts a TorchTrainer, whose workers run
-`worker` and report through Tune. Two cures are built in, both measured on Ray 2.60 (docs/adr/0004):
-the trainer can be aborted, since a trial that Tune stops would otherwise leave its placement group
-behind; and each start of the workers registers its placement group, so that the sweep can remove
-those that a lost node left (see Janitor).
+Tune holds a driver that takes next to nothing; the driver starts a TorchTrainer, whose workers
+(train_worker.py) report through Tune. Two cures are built in, both measured on Ray 2.60
+(docs/adr/0004): the trainer can be aborted, since a trial that Tune stops would otherwise leave its
+placement group behind; and each start of the workers registers its placement group, so that the
+sweep can remove those that a lost node left (see Janitor).
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import time
 from typing import Any, ClassVar
 
 import ray
-import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.function_trainable import wrap_function
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from dfkd.methods.errors import DfkdError
-from dfkd.orchestrator.exchange import Exchange, TrainTeam
-from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trial_actor import FAILED, report
-from dfkd.orchestrator.trials import Trial
+from dfkd.orchestrator.exchange import Exchange
+from dfkd.orchestrator.train_worker import worker
 
 DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
 WORKER_RETRIES = 3  # of a whole group, when one of its workers is lost
@@ -34,41 +32,18 @@ ABORT_TIMEOUT = 20.0
 JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
 
 
-def worker(config: dict[str, Any]) -> None:
-    """One Train worker: the trial's epochs, with its team, from its folder's last checkpoint."""
-    torch.set_num_threads(max(1, int(config["cpus"])))
-    context = train.get_context()
-    exchange = config["exchange"]
-    groups = ray.util.get_current_placement_group()
-    if groups is not None and config["registry"] is not None:
-        ray.get(config["registry"].add.remote(config["id"], groups.id.hex()))
-    if (reason := ray.get(exchange.failure.remote())) is not None:
-        train.report({FAILED: reason, "done": True})
-        return
-    device = train.torch.get_device()
-    team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
-    run = Run(Folder(config["run"]))
-    folder, surroundings = run.trial_folder(config["id"]), run.surroundings()
-    try:
-        spec = run.trial_spec(config["id"])
-        trial = Trial(spec, surroundings, folder, team=team, device=device)
-        if trial.finished:
-            train.report(report(trial.history[-1], done=True))
-        while not trial.finished:
-            row = trial.step()
-            train.report(report(row, done=trial.finished))
-    except DfkdError as error:
-        ray.get(exchange.fail.remote(str(error)))
-        raise
-
-
 class AbortableTorchTrainer(TorchTrainer):
     """A TorchTrainer whose controller can be told to end; one per driver process.
 
-    Overrides a private method of Ray 2.60; a test covers it and pyproject.toml bounds the version.
+    Overrides private methods of Ray 2.60; tests cover it and pyproject.toml bounds the version.
     """
 
     controller: ClassVar[Any] = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without Ray's own cleaner: a process per trial, of use only beside a dashboard."""
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         from ray.train.v2._internal.constants import get_env_vars_to_propagate

@@ -1,0 +1,98 @@
+"""What people read at the end of a command, as Rich renderables and plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dfkd.methods import METHODS, load_method
+from dfkd.methods.settings import describe
+from dfkd.orchestrator.evaluation import Evaluation
+from dfkd.orchestrator.model_card import percent
+from dfkd.orchestrator.requests import SweepRequest
+from dfkd.orchestrator.runs import TrialRecord
+from dfkd.orchestrator.search import defaults_of
+from dfkd.orchestrator.specs import SweepSpec
+from dfkd.orchestrator.sweeps import SweepResult
+from dfkd.orchestrator.watching import brief
+
+ORACLE = (
+    "selected by accuracy on real labels: an oracle that a user without data has not; the figure "
+    "above is the best of many looks at the same test images"
+)
+
+
+def outcome(result: SweepResult) -> Iterator[RenderableType]:
+    """The summary under the leaderboard."""
+    best = result.best
+    table = Table("", "accuracy")
+    if result.teacher_accuracy is not None:
+        table.add_row("teacher", percent(result.teacher_accuracy))
+    table.add_row(f"best student ({best.spec.id})", accuracy(best))
+    if result.control is not None:
+        table.add_row("noise control, same budget", accuracy(result.control))
+    yield table
+    if result.select == "accuracy":
+        yield ORACLE
+    recipe = " ".join(f"{key}={brief(best.spec.recipe[key])}" for key in best.spec.searched)
+    yield f"best recipe: {best.spec.method} {recipe or 'as the task has it'}"
+    for record in result.failed:
+        yield Text(f"trial {record.spec.id} failed: {record.reason}", style="red")
+    yield f"the student is in {result.exported.uri} (see model_card.md there)"
+    yield f"the sweep took {result.seconds:.0f} s"
+
+
+def accuracy(record: TrialRecord) -> str:
+    """A trial's accuracy at its best epoch."""
+    return percent((record.best or {}).get("accuracy"))
+
+
+def plan(request: SweepRequest, spec: SweepSpec) -> Iterator[RenderableType]:
+    """What a sweep would do."""
+    yield (
+        f"{request.trials} trials of {spec.epochs} epochs on {spec.task.name}, each with "
+        f"{request.resources()}; {spec.scheduler}, {spec.search}, selected by {spec.select}"
+    )
+    for name, method in spec.methods.items():
+        table = Table("setting", "fixed at or searched in", title=name, title_justify="left")
+        for key, value in defaults_of(spec, name).items():
+            searched = method.search.get(key)
+            table.add_row(key, str(value) if searched is None else f"searched: {searched}")
+        yield table
+
+
+def evaluation(found: Evaluation) -> Iterator[RenderableType]:
+    """A student's figures, beside its teacher's where that is at hand."""
+    table = Table("", "student", "teacher")
+    teacher = "" if found.teacher_accuracy is None else percent(found.teacher_accuracy)
+    error = f" ± {100 * found.standard_error:.2f}"
+    table.add_row("accuracy", percent(found.accuracy) + error, teacher)
+    if found.agreement is not None:
+        table.add_row("same class as the teacher", percent(found.agreement), "")
+        table.add_row("KL(teacher || student), nats", f"{found.divergence:.4f}", "")
+    yield table
+    yield f"on {found.images} labeled images of {found.task}; ± is one standard error"
+
+
+def methods() -> Iterator[RenderableType]:
+    """All methods."""
+    table = Table("method", "what it is")
+    for name, (_, told) in METHODS.items():
+        table.add_row(name, told)
+    yield table
+
+
+def settings(name: str) -> Iterator[RenderableType]:
+    """One method's settings: defaults, presets, bounds in words."""
+    method = load_method(name)
+    table = Table("setting", "default", *method.presets, "what it is")
+    for setting in describe(method.settings_class).values():
+        presets = (str(values.get(setting.name, "")) for values in method.presets.values())
+        table.add_row(setting.name, str(setting.default), *presets, setting.bounds.help)
+    yield table
+    yield "fix one with --set NAME=VALUE" + (
+        "; a bundle with --set preset=NAME" * bool(method.presets)
+    )

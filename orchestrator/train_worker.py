@@ -1,0 +1,52 @@
+"""One Ray Train worker of a trial. Imports no Tune, so that it starts sooner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import torch
+from ray import train
+from ray.train.torch import get_device
+
+from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.exchange import TrainTeam
+from dfkd.orchestrator.reporting import failure, report
+from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trials import Trial
+
+
+def worker(config: dict[str, Any]) -> None:
+    """The trial's epochs, with its team, from its folder's last checkpoint.
+
+    A trial that cannot go on says why to the exchange: the group of workers ends, is started once
+    more by Ray Train, finds the reason, and reports it.
+    """
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    exchange = config["exchange"]
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        ray.get(config["registry"].add.remote(config["id"], group.id.hex()))
+    if (reason := ray.get(exchange.failure.remote())) is not None:
+        train.report(failure(reason))
+        return
+    context, device = train.get_context(), get_device()
+    team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
+    run = Run(Folder(config["run"]))
+    try:
+        trial = Trial(
+            run.trial_spec(config["id"]),
+            run.surroundings(),
+            run.trial_folder(config["id"]),
+            team=team,
+            device=device,
+        )
+        if trial.finished:
+            train.report(report(trial.history[-1], done=True))
+        while not trial.finished:
+            row = trial.step()
+            train.report(report(row, done=trial.finished))
+    except DfkdError as error:
+        ray.get(exchange.fail.remote(str(error)))
+        raise

@@ -1,0 +1,56 @@
+"""Trials of two Ray Train workers: they finish, they can be stopped, and they give back what they took."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from ray_sweeps import end, kill_one, start_sweep, wait_until, write_task
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def own_ray(dfkd_cache):
+    """A Ray of two CPUs without a dashboard, in this process, as a notebook would have it."""
+    import ray
+
+    from dfkd.orchestrator.clusters import QUIET
+
+    os.environ.update(QUIET)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_asha_over_trials_of_two_workers_gives_every_resource_back(own_ray, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    task = write_task(tmp_path, epochs=8)
+    result = sweep(
+        task, trials=4, workers=2, cpus_per_worker=0.9, storage=str(tmp_path), control=False
+    )
+    outcomes = [record.outcome for record in result.records]
+    assert len(outcomes) == 4
+    assert "stopped" in outcomes, "no trial was stopped, so nothing was tested"
+    assert "failed" not in outcomes
+    total = own_ray.cluster_resources()["CPU"]
+    wait_until(lambda: own_ray.available_resources().get("CPU") == total, 30)
+    groups = own_ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} == {"REMOVED"}
+
+
+@pytest.mark.timeout(300)
+def test_a_lost_train_worker_costs_no_epoch(tmp_path, dfkd_cache):
+    task = write_task(tmp_path, epochs=60, kd_steps=20)
+    options = ("--trials", "1", "--workers", "2", "--cpus-per-worker", "0.9", "--no-control")
+    process = start_sweep(task, tmp_path, *options)
+    folder = tmp_path / "runs" / "s" / "trials" / "t000"
+    wait_until((folder / "checkpoint.pt").is_file)
+    kill_one(process.pid, "ray::RayTrainWorker")
+    status, _, complained = end(process, 200)
+    assert status == 0, complained
+    rows = json.loads((folder / "result.json").read_text())["rows"]
+    assert [row["epoch"] for row in rows] == list(range(1, 61))

@@ -1,0 +1,105 @@
+"""A tiny task, sweeps of it as separate processes, and ways to hurt exactly those processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+TINY = """\
+task: tiny
+summary: two kinds of noise
+classes: [cat, dog]
+image: {{channels: 1, height: 8, width: 8}}
+normalize: {{mean: [0.5], std: [0.3]}}
+data: tiny.npz
+teacher: {{network: convnet-4-4, epochs: 2, batch_size: 16}}
+student: convnet-4-4
+embeddings: minilm
+epochs: {epochs}
+recipe: {{warmup: 1, kd_steps: {kd_steps}, kd_batch_size: 8, temperature: 2.0, student_lr: 0.05,
+         shift: 0, flip: false}}
+search:
+  student_lr: {{low: 0.0001, high: 0.1, log: true}}
+methods:
+  nayer:
+    recipe: {{batch_size: 8, generator_steps: 2, warmup_rounds: 1, rounds: 2, generator_life: 3,
+             generator_width: 2, noisy_width: 4, bn_weight: 1.0}}
+"""
+
+
+def write_task(folder: Path, epochs: int = 6, kd_steps: int = 2) -> str:
+    """The path of a task that runs `epochs` epochs in a fraction of a second each."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 64)
+    images = rng.integers(0, 128, (64, 8, 8)) + 100 * labels[:, None, None]
+    np.savez(folder / "tiny.npz", images=images.astype(np.uint8), labels=labels)
+    task = folder / "tiny.yaml"
+    task.write_text(TINY.format(epochs=epochs, kd_steps=kd_steps))
+    return str(task)
+
+
+def start_sweep(task: str, folder: Path, *options: str) -> subprocess.Popen[str]:
+    """`dfkd sweep` in a process of its own, which a test may kill."""
+    command = [sys.executable, "-m", "dfkd.cli", "sweep", task, "--storage", str(folder / "runs")]
+    return subprocess.Popen(
+        [*command, "--name", "s", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str], timeout: float = 150) -> tuple[int, str, str]:
+    """Wait for a sweep; returns its exit status and what it printed."""
+    try:
+        printed, complained = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        printed, complained = process.communicate()
+        raise AssertionError(f"no end within {timeout} s:\n{printed}\n{complained}") from None
+    return process.returncode, printed, complained
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 120) -> None:
+    """Poll until `condition` holds; fails the test after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below `pid`, with their command lines."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        above = waiting.pop()
+        for child, parent in parents.items():
+            if parent == above and child not in found:
+                found[child] = names[child]
+                waiting.append(child)
+    return found
+
+
+def kill_one(pid: int, title: str) -> None:
+    """kill -9 one descendant of `pid` whose command line starts with `title`."""
+    victims = [child for child, name in descendants(pid).items() if name.startswith(title)]
+    assert victims, f"no process called {title} among {sorted(descendants(pid).values())}"
+    os.kill(victims[0], signal.SIGKILL)

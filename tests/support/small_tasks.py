@@ -1,0 +1,180 @@
+"""A task whose trials take a tenth of a second, declared as a user would; and what rests on it.
+
+A pytest plugin: `pytest_plugins = ["small_tasks"]` in a test file brings the fixtures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from dfkd.orchestrator.requests import SweepRequest, resolve
+from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.specs import SweepSpec
+from dfkd.orchestrator.sweeps import SweepResult, distill
+from dfkd.orchestrator.trials import Surroundings
+from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.task import Task, load_task
+from dfkd.search_spaces.teachers import TeacherWeights, find_teacher
+
+EPOCHS = 4
+STRIPES: dict[str, Any] = {
+    "task": "stripes",
+    "summary": "a bright stripe on top, in the middle or below",
+    "classes": ["top", "middle", "bottom"],
+    "image": {"channels": 1, "height": 6, "width": 6},
+    "normalize": {"mean": [0.4], "std": [0.3]},
+    "data": "stripes.npz",
+    "teacher": {"network": "convnet-4-4", "epochs": 2, "batch_size": 10},
+    "student": "convnet-2-4",
+    "embeddings": "onehot",
+    "epochs": EPOCHS,
+    "recipe": {
+        "warmup": 1,
+        "kd_steps": 2,
+        "kd_batch_size": 8,
+        "temperature": 2.0,
+        "student_lr": 0.05,
+        "shift": 1,
+        "flip": False,
+    },
+    "search": {
+        "student_lr": {"low": 0.01, "high": 0.1, "log": True},
+        "temperature": [1.0, 2.0, 4.0],
+    },
+    "methods": {
+        "nayer": {
+            "recipe": {
+                "batch_size": 10,
+                "generator_steps": 2,
+                "generator_width": 4,
+                "generator_life": 2,
+                "noisy_width": 8,
+                "warmup_rounds": 2,
+                "rounds": 1,
+                "bn_weight": 1.0,
+            },
+            "search": {
+                "bn_weight": {"low": 0.1, "high": 2.0},
+                "reinit_every": {"low": 0, "high": 3, "whole": True},
+            },
+        }
+    },
+}
+
+
+def tree(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The task's YAML as a tree, changed at dotted keys: `{"teacher.epochs": 3}`."""
+    changed = copy.deepcopy(STRIPES)
+    for dotted, value in (changes or {}).items():
+        *above, last = dotted.split(".")
+        place = changed
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return changed
+
+
+def without(key: str) -> dict[str, Any]:
+    """The tree without one of its keys."""
+    return {name: value for name, value in tree().items() if name != key}
+
+
+def stripes(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 6, 6] and their labels [N], the same every time."""
+    labels = np.arange(count) % 3
+    images = np.random.default_rng(0).integers(0, 60, (count, 6, 6))
+    images[np.arange(count), 2 * labels] += 150
+    return images.astype(np.uint8), labels
+
+
+def write_task(folder: Path, changes: dict[str, Any] | None = None) -> str:
+    """The path of the task's YAML file, changed as in `tree`, with its images beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = stripes()
+    np.savez(folder / "stripes.npz", images=images, labels=labels)
+    path = folder / "stripes.yaml"
+    path.write_text(yaml.safe_dump(tree(changes)))
+    return str(path)
+
+
+def plan(task: str, **options: Any) -> SweepSpec:
+    """The sweep that `dfkd sweep TASK` with these options means."""
+    return resolve(SweepRequest(task=task, **options), lambda text: None)
+
+
+def untimed(rows: Any) -> list[dict[str, Any]]:
+    """Rows without what the clock says."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path there."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@contextlib.contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Within the block the system refuses to write any file beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def stripes_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of the small task's YAML file."""
+    return write_task(tmp_path_factory.mktemp("stripes"))
+
+
+@pytest.fixture(scope="session")
+def stripes_task(stripes_file: str) -> Task:
+    return load_task(stripes_file)
+
+
+@pytest.fixture(scope="session")
+def stripes_teacher(stripes_task: Task, dfkd_cache: Path) -> TeacherWeights:
+    return find_teacher(stripes_task)
+
+
+@pytest.fixture(scope="session")
+def stripes_surroundings(stripes_task: Task, stripes_teacher: TeacherWeights) -> Surroundings:
+    """What the small task's trials have in common; to be left as it is."""
+    return Surroundings(
+        task=stripes_task,
+        teacher=stripes_teacher,
+        score=SCORES["accuracy"],
+        evaluation=load_data(stripes_task, "test"),
+    )
+
+
+@pytest.fixture(scope="session")
+def stripes_storage(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A storage folder with one finished run, `done`; to be left as it is."""
+    return str(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
+def done(stripes_file: str, stripes_storage: str, dfkd_cache: Path) -> SweepResult:
+    """The finished run in `stripes_storage`."""
+    return distill(stripes_file, name="done", storage=stripes_storage)
+
+
+@pytest.fixture(scope="session")
+def shipped_digits_teacher(dfkd_cache: Path) -> TeacherWeights:
+    """The teacher that `dfkd sweep digits` trains, trained once for all tests."""
+    return find_teacher(load_task("digits"))
