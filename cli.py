@@ -19,7 +19,6 @@ from dfkd.methods.errors import ConfigError, DfkdError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dfkd.orchestrator.runs import Run
     from dfkd.orchestrator.sweeps import SweepResult
     from dfkd.orchestrator.watching import Watcher
 
@@ -60,6 +59,11 @@ Data = Annotated[
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
 Name = Annotated[str | None, typer.Option(help="The run folder's name; default: TASK-DATE-TIME.")]
 CpusPerWorker = Annotated[float, typer.Option(help="CPU cores, and threads, of each worker.")]
+Concurrent = Annotated[int | None, typer.Option(help="Trials at once; default: as many as fit.")]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
+]
+ExportDir = Annotated[str | None, typer.Option(help="Copy the student here too.")]
 GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
 
 
@@ -78,16 +82,7 @@ def guarded(command: Command) -> Command:
             err.print(f"failed: {error}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as interrupt:
-            err.print("interrupted", style="yellow")
-            stopped: Run | None = getattr(interrupt, "run", None)
-            if stopped is not None:
-                storage = stopped.folder.uri.rsplit("/", 1)[0]
-                err.print(
-                    f"the state is saved; continue with: dfkd resume {stopped.name} "
-                    f"--storage {storage}",
-                    soft_wrap=True,
-                    markup=False,
-                )
+            err.print(str(interrupt) or "interrupted", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
 
     return run  # type: ignore[return-value]
@@ -99,6 +94,15 @@ def parse_settings(pairs: list[str] | None) -> dict[str, str]:
     if bad:
         raise ConfigError(*(f"--set takes KEY=VALUE, got '{pair}'" for pair in bad))
     return dict(pair.split("=", 1) for pair in pairs or [])
+
+
+def request_fields(context: typer.Context) -> dict[str, Any]:
+    """What was typed, as the fields of a SweepRequest."""
+    fields = {key: v for key, v in context.params.items() if key not in ("json", "dry_run")}
+    method = fields.pop("method")
+    fields["methods"] = (method,) if isinstance(method, str) else tuple(method)
+    fields["settings"] = parse_settings(fields.pop("set_"))
+    return fields
 
 
 def make_watcher(as_json: bool) -> Watcher:
@@ -114,18 +118,17 @@ def make_watcher(as_json: bool) -> Watcher:
 @app.command()
 @guarded
 def sweep(
+    context: typer.Context,
     task: TaskArgument,
     trials: Annotated[int, typer.Option(help="How many recipes to try.")] = 16,
     method: Annotated[
-        list[str] | None, typer.Option(help="Repeat to compare; trials are dealt out in turn.")
-    ] = None,
+        list[str], typer.Option(help="Repeat to compare; trials are dealt out in turn.")
+    ] = ["nayer"],  # noqa: B006 - Typer copies it
     epochs: Epochs = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers per trial.")] = 1,
     gpus_per_worker: GpusPerWorker = 0.0,
     cpus_per_worker: CpusPerWorker = 1.0,
-    concurrent: Annotated[
-        int | None, typer.Option(help="Trials at once; default: as many as fit.")
-    ] = None,
+    concurrent: Concurrent = None,
     scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
     search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
     select: Annotated[
@@ -139,10 +142,8 @@ def sweep(
     control: Annotated[bool, typer.Option(help="Also run the noise control.")] = True,
     name: Name = None,
     storage: Storage = STORAGE,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
-    ] = None,
-    export_dir: Annotated[str | None, typer.Option(help="Copy the best student here too.")] = None,
+    address: Address = None,
+    export_dir: ExportDir = None,
     json: Json = False,
     dry_run: Annotated[bool, typer.Option(help="Show what would run, and stop.")] = False,
 ) -> None:
@@ -151,39 +152,18 @@ def sweep(
     The same command again resumes a sweep that was interrupted. Exit status: 0 done, 1 a trial or
     dfkd failed, 2 a mistake in the command, 130 interrupted (the state is saved).
     """
-    options = {
-        "trials": trials,
-        "methods": tuple(method or ["nayer"]),
-        "epochs": epochs,
-        "workers": workers,
-        "gpus_per_worker": gpus_per_worker,
-        "cpus_per_worker": cpus_per_worker,
-        "concurrent": concurrent,
-        "scheduler": scheduler,
-        "search": search,
-        "select": select,
-        "settings": parse_settings(set_),
-        "teacher": teacher,
-        "student": student,
-        "data": data,
-        "seed": seed,
-        "control": control,
-        "name": name,
-        "storage": storage,
-        "address": address,
-        "export_dir": export_dir,
-    }
     if dry_run:
-        show_plan(task, options)
+        show_plan(request_fields(context))
         return
     from dfkd.orchestrator import sweep as run
 
-    finish(run(task, watcher=make_watcher(json), **options), json)
+    finish(run(**request_fields(context), watcher=make_watcher(json)), json)
 
 
 @app.command()
 @guarded
 def distill(
+    context: typer.Context,
     task: TaskArgument,
     method: Annotated[str, typer.Option(help="See `dfkd methods`.")] = "nayer",
     epochs: Epochs = None,
@@ -196,7 +176,7 @@ def distill(
     seed: Seed = 0,
     name: Name = None,
     storage: Storage = STORAGE,
-    export_dir: Annotated[str | None, typer.Option(help="Copy the student here too.")] = None,
+    export_dir: ExportDir = None,
     json: Json = False,
 ) -> None:
     """Run one recipe, the task's own as set, in this process and without Ray."""
@@ -205,23 +185,7 @@ def distill(
     from dfkd.orchestrator import distill as run
 
     torch.set_num_threads(max(1, int(cpus_per_worker)))
-    result = run(
-        task,
-        watcher=make_watcher(json),
-        methods=(method,),
-        epochs=epochs,
-        gpus_per_worker=gpus_per_worker,
-        cpus_per_worker=cpus_per_worker,
-        settings=parse_settings(set_),
-        teacher=teacher,
-        student=student,
-        data=data,
-        seed=seed,
-        name=name,
-        storage=storage,
-        export_dir=export_dir,
-    )
-    finish(result, json)
+    finish(run(**request_fields(context), watcher=make_watcher(json)), json)
 
 
 @app.command()
@@ -229,8 +193,8 @@ def distill(
 def resume(
     name: NameArgument,
     trials: Annotated[int | None, typer.Option(help="More trials than were asked for.")] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster.")] = None,
+    concurrent: Concurrent = None,
+    address: Address = None,
     storage: Storage = STORAGE,
     json: Json = False,
 ) -> None:
@@ -306,6 +270,7 @@ def status(
 @guarded
 def runs(storage: Storage = STORAGE, json: Json = False) -> None:
     """List the sweeps in a storage folder."""
+    from dfkd.orchestrator import rendering
     from dfkd.orchestrator.catalog import summary
     from dfkd.orchestrator.runs import find_runs
     from dfkd.orchestrator.storage import Folder
@@ -313,18 +278,10 @@ def runs(storage: Storage = STORAGE, json: Json = False) -> None:
     folder = Folder.of(storage)
     found = [summary(run) for run in find_runs(folder)]
     if json:
-        for facts in found:
-            print_json(facts)
-        return
-    if not found:
-        out.print(f"no sweeps in {folder.uri}; start one: dfkd sweep digits", soft_wrap=True)
-        return
-    table = Table("name", "task", "state", "trials ended", "best score")
-    for facts in found:
-        best = "" if facts["score"] is None else f"{facts['score']:.4f}"
-        trials = f"{facts['ended']} of {facts['trials']}"
-        table.add_row(facts["name"], facts["task"], facts["state"], trials, best)
-    out.print(table)
+        if found:
+            print_json(*found)
+    else:
+        show_all(rendering.runs(found, folder.uri))
 
 
 @app.command()
@@ -335,8 +292,7 @@ def tasks(json: Json = False) -> None:
 
     known = [load_task(name) for name in shipped_tasks()]
     if json:
-        for task in known:
-            print_json({"name": task.name, "summary": task.summary, "classes": len(task.classes)})
+        print_json(*({"name": task.name, "summary": task.summary} for task in known))
         return
     table = Table("task", "classes", "image", "what it is")
     for task in known:
@@ -357,8 +313,7 @@ def methods(
     from dfkd.methods.settings import describe
 
     if json and name is None:
-        for known, (_, told) in METHODS.items():
-            print_json({"name": known, "summary": told})
+        print_json(*({"name": known, "summary": told} for known, (_, told) in METHODS.items()))
     elif json and name is not None:
         for setting in describe(load_method(name).settings_class).values():
             print_json({"name": setting.name, "default": setting.default})
@@ -381,7 +336,7 @@ def show(task: TaskArgument) -> None:
 @guarded
 def doctor(
     storage: Storage = STORAGE,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to try.")] = None,
+    address: Address = None,
 ) -> None:
     """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
     from dfkd.orchestrator.doctor import examine
@@ -395,12 +350,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def show_plan(task: str, options: dict[str, Any]) -> None:
+def show_plan(fields: dict[str, Any]) -> None:
     """What a sweep would do."""
     from dfkd.orchestrator import rendering
     from dfkd.orchestrator.requests import SweepRequest, resolve
 
-    request = SweepRequest(task=task, **options)
+    request = SweepRequest(**fields)
     show_all(rendering.plan(request, resolve(request, out.print)))
 
 
@@ -422,9 +377,9 @@ def show_all(parts: Iterable[RenderableType]) -> None:
         out.print(part, soft_wrap=isinstance(part, str), markup=False)
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on a line of standard output."""
-    print(json.dumps(value), flush=True)
+def print_json(*values: dict[str, Any]) -> None:
+    """One JSON object per line of standard output."""
+    print(*map(json.dumps, values), sep="\n", flush=True)
 
 
 @app.callback(invoke_without_command=True)

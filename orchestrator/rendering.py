@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -75,6 +76,19 @@ def evaluation(found: Evaluation) -> Iterator[RenderableType]:
         table.add_row("KL(teacher || student), nats", f"{found.divergence:.4f}", "")
     yield table
     yield f"on {found.images} labeled images of {found.task}; ± is one standard error"
+
+
+def runs(found: Sequence[Mapping[str, Any]], storage: str) -> Iterator[RenderableType]:
+    """The sweeps in a storage folder, from their summaries."""
+    if not found:
+        yield f"no sweeps in {storage}; start one: dfkd sweep digits"
+        return
+    table = Table("name", "task", "state", "trials ended", "best score")
+    for facts in found:
+        best = "" if facts["score"] is None else f"{facts['score']:.4f}"
+        trials = f"{facts['ended']} of {facts['trials']}"
+        table.add_row(facts["name"], facts["task"], facts["state"], trials, best)
+    yield table
 
 
 def methods() -> Iterator[RenderableType]:

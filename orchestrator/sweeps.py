@@ -56,7 +56,11 @@ class SweepInterrupted(KeyboardInterrupt):
     """Ctrl-C or a request to end; the state is saved, and `resume` continues."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"interrupted; the state is in {run.folder.uri}")
+        storage = run.folder.uri.rsplit("/", 1)[0]
+        super().__init__(
+            "interrupted; the state is saved, continue with: "
+            f"dfkd resume {run.name} --storage {shlex.quote(storage)}"
+        )
         self.run = run
 
 

@@ -3,7 +3,7 @@ import io
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from workbenches import CPU, rng, tensor_bytes
 
@@ -36,6 +36,7 @@ def numbers(images):
 
 
 @given(CAPACITIES, COUNTS)
+@example(0, [256, 3])  # the unbounded pool's first tensor, exactly full
 def test_a_pool_holds_the_newest_images_up_to_its_capacity(capacity, counts):
     pool, total = filled(capacity, counts), sum(counts)
     assert sorted(numbers(pool.images)) == list(range(max(0, total - (capacity or total)), total))

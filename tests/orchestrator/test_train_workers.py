@@ -1,4 +1,4 @@
-"""Trials of two Ray Train workers: they finish, they can be stopped, and they give back what they took."""
+"""Trials of two Ray Train workers: they finish, can be stopped, and give back what they took."""
 
 from __future__ import annotations
 

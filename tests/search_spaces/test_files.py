@@ -7,8 +7,6 @@ from small_tasks import files_end_at
 
 from dfkd.search_spaces.files import cache_folder, write_atomically
 
-pytest_plugins = ["small_tasks"]
-
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("DFKD_CACHE", str(tmp_path))

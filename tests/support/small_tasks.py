@@ -1,7 +1,4 @@
-"""A task whose trials take a tenth of a second, declared as a user would; and what rests on it.
-
-A pytest plugin: `pytest_plugins = ["small_tasks"]` in a test file brings the fixtures.
-"""
+"""A task whose trials take a tenth of a second, declared as a user would, and ways to change it."""
 
 from __future__ import annotations
 
@@ -13,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 
 from dfkd.orchestrator.requests import SweepRequest, resolve
-from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import SweepSpec
-from dfkd.orchestrator.sweeps import SweepResult, distill
-from dfkd.orchestrator.trials import Surroundings
-from dfkd.search_spaces.data import load_data
-from dfkd.search_spaces.task import Task, load_task
-from dfkd.search_spaces.teachers import TeacherWeights, find_teacher
 
 EPOCHS = 4
 STRIPES: dict[str, Any] = {
@@ -133,48 +123,3 @@ def files_end_at(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture(scope="session")
-def stripes_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of the small task's YAML file."""
-    return write_task(tmp_path_factory.mktemp("stripes"))
-
-
-@pytest.fixture(scope="session")
-def stripes_task(stripes_file: str) -> Task:
-    return load_task(stripes_file)
-
-
-@pytest.fixture(scope="session")
-def stripes_teacher(stripes_task: Task, dfkd_cache: Path) -> TeacherWeights:
-    return find_teacher(stripes_task)
-
-
-@pytest.fixture(scope="session")
-def stripes_surroundings(stripes_task: Task, stripes_teacher: TeacherWeights) -> Surroundings:
-    """What the small task's trials have in common; to be left as it is."""
-    return Surroundings(
-        task=stripes_task,
-        teacher=stripes_teacher,
-        score=SCORES["accuracy"],
-        evaluation=load_data(stripes_task, "test"),
-    )
-
-
-@pytest.fixture(scope="session")
-def stripes_storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A storage folder with one finished run, `done`; to be left as it is."""
-    return str(tmp_path_factory.mktemp("storage"))
-
-
-@pytest.fixture(scope="session")
-def done(stripes_file: str, stripes_storage: str, dfkd_cache: Path) -> SweepResult:
-    """The finished run in `stripes_storage`."""
-    return distill(stripes_file, name="done", storage=stripes_storage)
-
-
-@pytest.fixture(scope="session")
-def shipped_digits_teacher(dfkd_cache: Path) -> TeacherWeights:
-    """The teacher that `dfkd sweep digits` trains, trained once for all tests."""
-    return find_teacher(load_task("digits"))
