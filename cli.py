@@ -278,8 +278,7 @@ def runs(storage: Storage = STORAGE, json: Json = False) -> None:
     folder = Folder.of(storage)
     found = [summary(run) for run in find_runs(folder)]
     if json:
-        if found:
-            print_json(*found)
+        print_json(*found)
     else:
         show_all(rendering.runs(found, folder.uri))
 
@@ -341,12 +340,12 @@ def doctor(
     """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
     from dfkd.orchestrator.doctor import examine
 
-    good = True
+    good = []
     for finding in examine(storage, address):
-        good = good and finding.good
+        good.append(finding.good)
         mark, style = ("ok", "green") if finding.good else ("bad", "red")
         out.print(f"[{style}]{mark:>4}[/] {finding.what}: {finding.told}", soft_wrap=True)
-    if not good:
+    if not all(good):
         raise typer.Exit(1)
 
 
@@ -379,7 +378,8 @@ def show_all(parts: Iterable[RenderableType]) -> None:
 
 def print_json(*values: dict[str, Any]) -> None:
     """One JSON object per line of standard output."""
-    print(*map(json.dumps, values), sep="\n", flush=True)
+    for value in values:
+        print(json.dumps(value), flush=True)
 
 
 @app.callback(invoke_without_command=True)

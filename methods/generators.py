@@ -17,22 +17,23 @@ class Trunk(nn.Module):
     """Vectors [B, inputs] to images [B, channels, H, W] in [0, 1].
 
     The generator of CMI, Fast and NAYER: a linear layer to a small map, then nearest upsampling and
-    3x3 convolutions with BatchNorm and LeakyReLU(0.2). Two doublings up to 96 pixels, four above
-    (NAYER's variant for ImageNet). Sizes need not be square or divisible.
+    3x3 convolutions with BatchNorm and LeakyReLU(0.2). Two doublings up to 96 pixels; above, four,
+    after a convolution at the small size (NAYER's variant for ImageNet). Sizes need not be square
+    or divisible.
     """
 
     def __init__(self, inputs: int, shape: ImageShape, width: int) -> None:
         super().__init__()
         wide, narrow = 2 * width, width
-        if max(shape.height, shape.width) < DEEP_FROM:
-            widths = [wide, narrow]
-        else:
-            widths = [wide, narrow, narrow, narrow]
-        self.sizes = [
+        deep = max(shape.height, shape.width) >= DEEP_FROM
+        widths = [wide, wide, narrow, narrow, narrow] if deep else [wide, narrow]
+        doublings = 4 if deep else 2
+        seed_size, *grown = [
             (math.ceil(shape.height / 2**k), math.ceil(shape.width / 2**k))
-            for k in reversed(range(len(widths)))
+            for k in reversed(range(doublings + 1))
         ]
-        self.seed_size = (math.ceil(self.sizes[0][0] / 2), math.ceil(self.sizes[0][1] / 2))
+        self.seed_size = seed_size
+        self.sizes = [seed_size, *grown] if deep else grown
         self.wide = wide
         self.seed = nn.Linear(inputs, wide * self.seed_size[0] * self.seed_size[1])
         self.norm = nn.BatchNorm2d(wide)

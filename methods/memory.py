@@ -89,7 +89,8 @@ class Pool:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to rebuild the pool exactly."""
-        return {"images": self.images.cpu(), "labels": self.labels.cpu(), "next": self._next}
+        images, labels = (t.to("cpu", copy=True) for t in (self.images, self.labels))
+        return {"images": images, "labels": labels, "next": self._next}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the pool whose `state()` this is."""

@@ -5,7 +5,8 @@ Paper      Tran et al., "NAYER: Noisy Layer Data Generation for Efficient and Ef
 Reference  tmtuan1307/nayer@c6bedcd: the algorithm, weights and schedules below were read there.
 Departs    L_bn is the mean over the teacher's layers, not their sum (preset `paper` sums); the best
            images of a round are kept on the device; teacher and student are frozen while the
-           generator learns; the noisy layers' redraw is a schedule (`reinit_every`, paper: 1).
+           generator learns; the noisy layers' redraw is a schedule (`reinit_every`, paper: 1); of
+           a batch that is no multiple of C, a noisy layer serves ceil(B / K) rows instead of C.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ATTEMPTS = 3  # fresh generators for one round before the trial is given up
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NayerSettings(StudentSettings):
-    """Defaults are the reference's for CIFAR-100, with L_bn weighted for a mean over layers."""
+    """Defaults are the reference's for CIFAR-100, but for L_bn: a mean over layers, of weight 1."""
 
     batch_size: int = setting(400, "B: images per round of synthesis", at_least=2)
     generator_steps: int = setting(40, "steps per round", at_least=1)
@@ -47,7 +48,7 @@ class NayerSettings(StudentSettings):
     noisy_width: int = setting(1000, "outputs of a noisy layer", at_least=1)
     noise_std: float = setting(1.0, "standard deviation of a redrawn weight", above=0)
     reinit_every: int = setting(1, "rounds between redraws; 0: never", at_least=0)
-    bn_weight: float = setting(10.0, "of L_bn", at_least=0)
+    bn_weight: float = setting(1.0, "of L_bn", at_least=0)
     bn_reduction: str = setting("mean", "L_bn over the layers", choices=("mean", "sum"))
     bn_momentum: float = setting(0.9, "past's share in L_bn", at_least=0, at_most=1)
     one_hot_weight: float = setting(0.5, "of L_oh", at_least=0)
@@ -85,6 +86,7 @@ class Nayer:
         self.remembered: list[Moments] | None = None  # L_bn's moving average
         self.rounds_dealt = 0  # to all workers, since the start
         self.rounds_made = 0  # by this worker's generator
+        self.rounds_lost = 0  # running, that ended with a loss that is not finite
 
     @staticmethod
     def objections(settings: NayerSettings, teacher: Teacher) -> list[str]:
@@ -135,9 +137,10 @@ class Nayer:
         A round whose every loss is not finite is tried again with a fresh generator; after
         ATTEMPTS of them the trial fails.
         """
-        for _ in range(ATTEMPTS):
+        while self.rounds_lost < ATTEMPTS:
             target = balanced_classes(self.settings.batch_size, self.bench.classes, rng)
             images, loss, sane = self.train_generator(target, adversarial=adversarial, rng=rng)
+            self.rounds_lost = 0 if sane else self.rounds_lost + 1
             if not sane:
                 self.renew_generator(rng)
                 self.remembered = None
@@ -170,7 +173,7 @@ class Nayer:
             for _ in range(settings.generator_steps):
                 images = generator(target)
                 loss, moments = self.loss(images, target, student if adversarial else None, rng)
-                better = loss.detach() < lowest  # false for NaN; decided on the device
+                better = loss.isfinite() & (loss.detach() < lowest)  # decided on the device
                 best = torch.where(better, images.detach(), best)
                 lowest = torch.where(better, loss.detach(), lowest)
                 adam.zero_grad()
@@ -231,7 +234,7 @@ class Nayer:
         return {
             "generator": None if self.generator is None else self.generator.state_dict(),
             "remembered": self.remembered,
-            "rounds": [self.rounds_dealt, self.rounds_made],
+            "rounds": [self.rounds_dealt, self.rounds_made, self.rounds_lost],
             "pool": self.pool.state(),
         }
 
@@ -240,7 +243,7 @@ class Nayer:
             self.renew_generator(torch.Generator(self.bench.device))
             cast(NoisyLabelGenerator, self.generator).load_state_dict(state["generator"])
         self.remembered = state["remembered"]
-        self.rounds_dealt, self.rounds_made = state["rounds"]
+        self.rounds_dealt, self.rounds_made, self.rounds_lost = state["rounds"]
         self.pool.restore(state["pool"])
 
 

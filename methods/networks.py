@@ -57,7 +57,7 @@ def build_network(name: str, channels: int, classes: int) -> nn.Module:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many trainable numbers a network has."""
+    """How many weights a network has."""
     return sum(p.numel() for p in network.parameters())
 
 

@@ -35,7 +35,10 @@ def global_stream(device: torch.device | str, *parts: int | str) -> Iterator[Non
     For what takes no generator: weights of new layers, dropout.
     """
     device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(*parts))
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive_seed(*parts))
         yield

@@ -93,13 +93,13 @@ def coerce(value: Any, wanted: type) -> Value:
         raise ValueError("must be a number")
     try:
         number = float(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         raise ValueError("must be a number") from None
     if wanted is float:
         return number
     if not number.is_integer():
         raise ValueError("must be a whole number")
-    return int(number)
+    return value if isinstance(value, int) else int(number)
 
 
 def problems(config: type, values: Mapping[str, Any], where: str) -> list[str]:
@@ -108,7 +108,7 @@ def problems(config: type, values: Mapping[str, Any], where: str) -> list[str]:
     found = []
     for name, value in values.items():
         if name not in known:
-            found.append(f"{where}: {unknown('setting', name, known)}")
+            found.append(f"{where}: {unknown('setting', str(name), known)}")
             continue
         try:
             reason = known[name].bounds.problem(coerce(value, known[name].type))
@@ -133,3 +133,5 @@ def check(config: Any) -> None:
     found = problems(type(config), dataclasses.asdict(config), type(config).__name__)
     if found:
         raise ConfigError(*found)
+    for name, known in describe(type(config)).items():  # 4.0 and "4" become 4
+        object.__setattr__(config, name, coerce(getattr(config, name), known.type))

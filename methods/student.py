@@ -61,11 +61,13 @@ class Student:
     @contextmanager
     def frozen(self) -> Iterator[nn.Module]:
         """The network in evaluation mode without gradients of its own, for a generator's loss."""
+        learning = [p for p in self.network.parameters() if p.requires_grad]
         self.network.eval().requires_grad_(False)
         try:
             yield self.network
         finally:
-            self.network.requires_grad_(True)
+            for p in learning:
+                p.requires_grad_(True)
 
     def distill(
         self, teacher: Teacher, source: ImageSource, epoch: int, rng: torch.Generator

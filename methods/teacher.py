@@ -21,7 +21,11 @@ class Teacher:
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.network = Normalized(network, mean, std).eval().requires_grad_(False)
         self.mean, self.std = mean, std
-        self._norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._norms = [
+            m
+            for m in network.modules()
+            if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None
+        ]
         self._record: dict[nn.Module, Moments] | None = None
         for norm in self._norms:
             norm.register_forward_pre_hook(self._remember)
@@ -51,6 +55,8 @@ class Teacher:
         self._record = {}
         try:
             logits = self.logits(images)
+            # auxiliary heads, which only training uses, have layers that are never reached
+            self._norms = [norm for norm in self._norms if norm in self._record]
             return logits, [self._record[norm] for norm in self._norms]
         finally:
             self._record = None

@@ -115,6 +115,7 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         need = request.resources()
         room = wait_for_room(need, watcher.say)
         at_once = min(room, request.concurrent or room)
+        watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
         run_trials(spec, ledger, watcher, trials=request.trials, need=need, concurrent=at_once)
 
 

@@ -104,9 +104,9 @@ class Trial:
 
         Raises TrialFailed when the trial cannot go on.
         """
-        start = time.perf_counter()
+        began, start = time.time(), time.perf_counter()
         place = (self.spec.seed, "epoch", self.epoch, self.team.rank)
-        with global_stream(self.device, *place):
+        with global_stream(self.device, "layers", *place):
             metrics = self.method.epoch(self.epoch, stream(self.device, *place))
         with self.clock("evaluation"):
             metrics |= self._evaluate()
@@ -115,7 +115,7 @@ class Trial:
         row: Row = {"trial": self.spec.id, "method": self.spec.method, "epoch": self.epoch}
         row |= metrics
         row |= {f"seconds_{activity}": spent for activity, spent in self.clock.read().items()}
-        row["seconds"] = time.perf_counter() - start
+        row |= {"began": began, "seconds": time.perf_counter() - start}
         self.history.append(row)
         if not self.best or row["score"] >= self.best["score"]:
             self.best = row

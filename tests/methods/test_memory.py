@@ -126,14 +126,12 @@ def test_a_shard_cannot_be_changed():
         numbered(0, 1).labels = torch.tensor([5])
 
 
-@pytest.mark.xfail(strict=True, reason="state() is a view: torch.save writes the whole storage")
 @pytest.mark.parametrize("capacity", [0, 1000])
 def test_a_checkpoint_holds_no_more_than_the_images_and_labels(capacity):
     pool = filled(capacity, [3])
     assert tensor_bytes(pool.state()) == pool.bytes + 3 * 8
 
 
-@pytest.mark.xfail(strict=True, reason="state() is a view of the ring")
 def test_a_state_stays_what_it_was_when_the_pool_goes_on():
     pool = filled(3, [3])
     state = pool.state()

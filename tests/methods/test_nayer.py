@@ -504,7 +504,6 @@ def test_the_steps_of_a_round_differ():
     assert not torch.equal(method.shown[0], method.shown[2])
 
 
-@pytest.mark.xfail(strict=True, reason="-inf passes for the lowest loss")
 def test_a_loss_of_minus_infinity_is_not_the_lowest():
     method = scripted(2.0, -math.inf, 3.0)
     assert method.synthesize(adversarial=False, rng=rng())[1] == 2.0
@@ -590,7 +589,6 @@ def test_a_generator_that_diverges_is_renewed_after_every_round():
     assert len(started.method.generators) == 1 + 3
 
 
-@pytest.mark.xfail(strict=True, reason="the first step of a fresh generator always has a loss")
 def test_a_generator_that_diverges_in_every_round_fails_the_trial():
     started = trial(values={"generator_lr": 1e30, "warmup_rounds": 10})
     with pytest.raises(TrialFailed, match="generator_lr"):

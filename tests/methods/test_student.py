@@ -217,7 +217,6 @@ def test_a_student_thaws_after_an_error():
     assert all(p.requires_grad for p in learner.network.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="frozen() thaws all parameters")
 def test_a_layer_that_its_owner_froze_stays_frozen():
     network = tiny_network()
     network.features[0].requires_grad_(False)

@@ -1,4 +1,7 @@
-"""The small task, its teacher and a finished run of it: `pytest_plugins = ["small_task_fixtures"]`."""
+"""The small task, its teacher and a finished run of it.
+
+A pytest plugin: `pytest_plugins = ["small_task_fixtures"]` in a test file.
+"""
 
 from __future__ import annotations
 
