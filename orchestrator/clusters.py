@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from dfkd.methods.errors import ConfigError, SweepFailed
+from dfkd.orchestrator.quick_start import use_running_workers
 
 JOIN_PATIENCE = 600.0  # seconds to wait for a cluster that may be scaling up
 QUIET = {
@@ -89,6 +90,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweepFailed(f"Ray cannot be reached at {address}: {error}") from None
+    if address == "local":
+        use_running_workers()
     try:
         yield
     finally:

@@ -137,6 +137,11 @@ class Run:
             raise DfkdError(f"{self.trial_folder(id).uri}/{RECIPE} is missing")
         return TrialSpec.from_json(tree)
 
+    def history(self, id: str) -> list[Row]:
+        """The rows of a trial up to its last checkpoint."""
+        rows: list[Row] = self.trial_folder(id).read_json(HISTORY) or []
+        return rows
+
     def end_trial(self, record: TrialRecord) -> None:
         """Record how a trial ended, with all its rows."""
         facts = {"outcome": record.outcome, "reason": record.reason, "rows": record.rows}
@@ -153,8 +158,7 @@ class Run:
             record = TrialRecord(spec=TrialSpec.from_json(tree))
             result = folder.read_json(RESULT)
             if result is None:
-                rows = folder.read_json(HISTORY) or []
-                found.append(replace(record, rows=tuple(rows)))
+                found.append(replace(record, rows=tuple(self.history(id))))
                 continue
             found.append(
                 replace(

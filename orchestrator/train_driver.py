@@ -14,8 +14,9 @@ import time
 from typing import Any, ClassVar
 
 import ray
-from ray import train
+from ray import train, tune
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
@@ -28,6 +29,7 @@ from dfkd.orchestrator.train_worker import worker
 
 DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
 WORKER_RETRIES = 3  # of a whole group, when one of its workers is lost
+SUPERFLUOUS = (PlacementGroupCleanerCallback, DatasetsCallback)
 ABORT_TIMEOUT = 20.0
 JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
 
@@ -43,7 +45,7 @@ class AbortableTorchTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         """Without Ray's own cleaner: a process per trial, of use only beside a dashboard."""
         callbacks = super()._create_default_callbacks()
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+        return [c for c in callbacks if not isinstance(c, SUPERFLUOUS)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         from ray.train.v2._internal.constants import get_env_vars_to_propagate
@@ -84,6 +86,10 @@ DriverBase: Any = wrap_function(drive)
 
 class TrialDriver(DriverBase):
     """`drive`, with the cure for stopped trials: abort the controller before the driver dies."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
 
     def cleanup(self) -> None:
         controller = AbortableTorchTrainer.controller

@@ -11,6 +11,7 @@ from ray.train.torch import get_device
 
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.exchange import TrainTeam
+from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
@@ -23,6 +24,7 @@ def worker(config: dict[str, Any]) -> None:
     A trial that cannot go on says why to the exchange: the group of workers ends, is started once
     more by Ray Train, finds the reason, and reports it.
     """
+    spare_the_compiler()
     torch.set_num_threads(max(1, int(config["cpus"])))
     exchange = config["exchange"]
     group = ray.util.get_current_placement_group()

@@ -8,6 +8,7 @@ import torch
 from ray import tune
 
 from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
@@ -21,7 +22,13 @@ class TrialActor(tune.Trainable):
     actor just as after a lost driver.
     """
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        gpus = {"GPU": config["gpus"]} if config["gpus"] else {}
+        return tune.PlacementGroupFactory([{"CPU": config["cpus"], **gpus}])
+
     def setup(self, config: dict[str, Any]) -> None:
+        spare_the_compiler()
         torch.set_num_threads(max(1, int(config["cpus"])))
         self._run = Run(Folder(config["run"]))
         self._surroundings: Surroundings = self._run.surroundings()

@@ -23,7 +23,7 @@ from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
-from dfkd.orchestrator.train_driver import DRIVER_CPUS, Janitor, Registry, TrialDriver
+from dfkd.orchestrator.train_driver import Janitor, Registry, TrialDriver
 from dfkd.orchestrator.trial_actor import TrialActor
 from dfkd.orchestrator.watching import Watcher
 
@@ -55,8 +55,13 @@ class Ledger:
         self.records[id] = replace(record, rows=(*kept, row))
 
     def end(self, id: str, reason: str | None = None) -> TrialRecord:
-        """A trial ended: failed with a reason, or finished, or stopped early."""
+        """A trial ended: failed with a reason, or finished, or stopped early.
+
+        Rows that were saved but whose report was lost with a worker come from the trial's folder.
+        """
         record = self.records[id]
+        rows = {row["epoch"]: row for row in (*self.run.history(id), *record.rows)}
+        record = replace(record, rows=tuple(rows[epoch] for epoch in sorted(rows)))
         complete = bool(record.rows) and record.rows[-1]["epoch"] >= record.spec.epochs
         outcome = "failed" if reason else "finished" if complete else "stopped"
         record = replace(record, outcome=outcome, reason=reason or "")  # type: ignore[arg-type]
@@ -221,11 +226,10 @@ def run_trials(
         return
     past = {id: record.rows for id, record in ledger.records.items()}
     trainable = TrialDriver if many else TrialActor
-    resources = {"CPU": DRIVER_CPUS} if many else need.per_worker
     janitor = Janitor(registry) if many else None
     with tempfile.TemporaryDirectory(prefix="dfkd-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            trainable,
             tune_config=tune.TuneConfig(
                 num_samples=search.left(),
                 max_concurrent_trials=concurrent,

@@ -28,7 +28,7 @@ def own_ray(dfkd_cache):
 def test_asha_over_trials_of_two_workers_gives_every_resource_back(own_ray, tmp_path):
     from dfkd.orchestrator import sweep
 
-    task = write_task(tmp_path, epochs=8)
+    task = write_task(tmp_path, epochs=60, kd_steps=20)
     result = sweep(
         task, trials=4, workers=2, cpus_per_worker=0.9, storage=str(tmp_path), control=False
     )

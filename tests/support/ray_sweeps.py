@@ -26,7 +26,7 @@ epochs: {epochs}
 recipe: {{warmup: 1, kd_steps: {kd_steps}, kd_batch_size: 8, temperature: 2.0, student_lr: 0.05,
          shift: 0, flip: false}}
 search:
-  student_lr: {{low: 0.0001, high: 0.1, log: true}}
+  student_lr: {{low: 1.0e-9, high: 0.1, log: true}}
 methods:
   nayer:
     recipe: {{batch_size: 8, generator_steps: 2, warmup_rounds: 1, rounds: 2, generator_life: 3,
