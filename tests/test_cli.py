@@ -366,7 +366,7 @@ def test_a_setting_may_hold_an_equals_sign(stripes_file):
         (["--teacher", "none.pt"], ["none.pt does not exist", "torch.save"]),
         (["--data", "none.npz"], ["none.npz does not exist", "give an .npz"]),
         (["--name", "a/b"], ["'a/b'", "without slashes"]),
-        (["--seed", "one"], ["one", "seed"]),
+        (["--seed", "one"], ["--seed", "integer"]),
         (["--trails", 3], ["--trails"]),
     ],
 )
