@@ -1,14 +1,11 @@
 """How the workers of one trial share what they synthesize: through the Ray object store.
 
-Each trial has one `Exchange` actor, owned by the trial's driver and gone with it. A worker hands
-over its shards; the actor puts them into the store as its own, so that they outlive the worker;
-everybody maps them from there without a copy. It also holds a failure's reason, for workers that
-are started again.
+A worker hands its shards to the trial's Exchange actor, which puts them into the store as its own,
+so that they outlive the worker; everybody maps them from there without a copy.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import Any, cast
 
@@ -23,49 +20,6 @@ from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import Shard
 
 TURN_TIMEOUT = 1800.0  # seconds for the slowest worker to synthesize one epoch's shards
-TURNS_KEPT = 2
-
-Turn = tuple[str, int]  # which start of the workers, and how many times they have shared
-
-
-class Mailroom:
-    """Collects one turn's shards from every worker and answers when all are there."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._turns: dict[Turn, dict[int, list[Any]]] = {}
-        self._complete: dict[Turn, asyncio.Event] = {}
-        self._failure: str | None = None
-
-    async def give(self, turn: Turn, rank: int, *arrays: Any) -> None:
-        """Take images and labels, alternating, of a worker's new shards."""
-        given = self._turns.setdefault(turn, {})
-        given[rank] = [ray.put(array) for array in arrays]
-        if len(given) == self._workers:
-            self._event(turn).set()
-        for old in list(self._turns)[:-TURNS_KEPT]:
-            del self._turns[old]
-            self._complete.pop(old, None)
-
-    async def take(self, turn: Turn) -> list[Any]:
-        """References to everybody's arrays of a turn, by rank, once all have given."""
-        await self._event(turn).wait()
-        given = self._turns[turn]
-        return [reference for rank in sorted(given) for reference in given[rank]]
-
-    async def fail(self, reason: str) -> None:
-        """Note why the trial cannot go on."""
-        self._failure = self._failure or reason
-
-    async def failure(self) -> str | None:
-        """The reason noted, or None."""
-        return self._failure
-
-    def _event(self, turn: Turn) -> asyncio.Event:
-        return self._complete.setdefault(turn, asyncio.Event())
-
-
-Exchange: Any = ray.remote(num_cpus=0)(Mailroom)
 
 
 class TrainTeam:

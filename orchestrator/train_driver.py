@@ -9,7 +9,9 @@ sweep can remove those that a lost node left (see Janitor).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
 from typing import Any, ClassVar
 
@@ -20,11 +22,12 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.function_trainable import wrap_function
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from dfkd.orchestrator.exchange import Exchange
+from dfkd.orchestrator.actors import Exchange
 from dfkd.orchestrator.train_worker import worker
 
 DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
@@ -34,13 +37,15 @@ ABORT_TIMEOUT = 20.0
 JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
 
 
-class AbortableTorchTrainer(TorchTrainer):
-    """A TorchTrainer whose controller can be told to end; one per driver process.
+class OwnTrainer(TorchTrainer):
+    """A TorchTrainer whose controller runs in the calling thread and can be aborted from another.
 
+    Ray would start the controller as an actor: a process more, and four seconds of imports.
     Overrides private methods of Ray 2.60; tests cover it and pyproject.toml bounds the version.
     """
 
-    controller: ClassVar[Any] = None
+    running: ClassVar[OwnTrainer | None] = None
+    """The one of this process, if any."""
 
     def _create_default_callbacks(self) -> list[Any]:
         """Without Ray's own cleaner: a process per trial, of use only beside a dashboard."""
@@ -48,23 +53,36 @@ class AbortableTorchTrainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, SUPERFLUOUS)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-        from ray.train.v2._internal.constants import get_env_vars_to_propagate
-        from ray.train.v2._internal.execution.controller import TrainController
+        self._controller = TrainController(**kwargs)
+        self._loop = asyncio.new_event_loop()
+        self._control = self._loop.create_task(self._controller.run())
+        self._ended = threading.Event()
+        OwnTrainer.running = self
+        try:
+            self._loop.run_until_complete(self._control)
+        finally:
+            OwnTrainer.running = None
+            self._ended.set()
+        return self._controller.get_result()
 
-        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        environment = {"env_vars": get_env_vars_to_propagate()}
-        remote = ray.remote(num_cpus=0, label_selector=here, runtime_env=environment)
-        controller = remote(TrainController).remote(**kwargs)
-        AbortableTorchTrainer.controller = controller
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+    def abort(self) -> None:
+        """From another thread: end the workers, return their placement group, make fit() raise."""
+
+        def give_up() -> None:
+            group = self._controller.get_worker_group()
+            if group is not None:
+                group.abort()
+            self._control.cancel()
+
+        self._loop.call_soon_threadsafe(give_up)
+        self._ended.wait(ABORT_TIMEOUT)
 
 
 def drive(config: dict[str, Any]) -> None:
     """The Tune trial: run the workers, pass their reports on."""
     exchange = Exchange.remote(config["workers"])
     each = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
-    trainer = AbortableTorchTrainer(
+    trainer = OwnTrainer(
         worker,
         train_loop_config={**config, "exchange": exchange},
         torch_config=TorchConfig(backend="nccl" if config["gpus"] else "gloo"),
@@ -85,36 +103,17 @@ DriverBase: Any = wrap_function(drive)
 
 
 class TrialDriver(DriverBase):
-    """`drive`, with the cure for stopped trials: abort the controller before the driver dies."""
+    """`drive`, with the cure for stopped trials: abort the trainer before letting go of it."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
 
     def cleanup(self) -> None:
-        controller = AbortableTorchTrainer.controller
-        if controller is not None:
-            # abort() ends the actor that answers: its death is the success.
-            with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-                ray.get(controller.abort.remote(), timeout=ABORT_TIMEOUT)
+        if OwnTrainer.running is not None:
+            OwnTrainer.running.abort()
         with contextlib.suppress(Exception):  # fit(), in its thread, sees the abort as a failure
             super().cleanup()
-
-
-class PlacementBook:
-    """Which placement groups the workers of each trial were started in."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, set[str]] = {}
-
-    def add(self, trial: str, group: str) -> None:
-        self._groups.setdefault(trial, set()).add(group)
-
-    def of(self, trial: str) -> list[str]:
-        return sorted(self._groups.get(trial, ()))
-
-
-Registry: Any = ray.remote(num_cpus=0)(PlacementBook)
 
 
 class Janitor:

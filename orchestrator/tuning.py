@@ -17,13 +17,14 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from dfkd.methods.errors import SweepFailed
+from dfkd.orchestrator.actors import Registry
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
 from dfkd.orchestrator.reporting import FAILED
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
-from dfkd.orchestrator.train_driver import Janitor, Registry, TrialDriver
+from dfkd.orchestrator.train_driver import Janitor, TrialDriver
 from dfkd.orchestrator.trial_actor import TrialActor
 from dfkd.orchestrator.watching import Watcher
 
@@ -233,7 +234,7 @@ def run_trials(
             tune_config=tune.TuneConfig(
                 num_samples=search.left(),
                 max_concurrent_trials=concurrent,
-                reuse_actors=not many,
+                reuse_actors=not many,  # a driver whose trainer was aborted cannot be
                 search_alg=search,
                 scheduler=make_scheduler(sweep.scheduler, sweep.epochs, past),
             ),

@@ -188,6 +188,14 @@ def test_a_resumed_run_does_not_repeat_what_was_saved(stripes_file, storage):
     assert 1 not in [row["epoch"] for row in events.rows]
 
 
+def test_rows_that_outran_their_checkpoint_are_not_repeated(done, stripes_file, storage):
+    """As a crash between the two writes of a save leaves them."""
+    run = interrupted(stripes_file, storage, 1)
+    run.trial_folder("t000").write_json("history.json", done.best.rows[:3])
+    resumed = distill(stripes_file, storage=storage)
+    assert untimed(resumed.best.rows) == untimed(done.best.rows)
+
+
 def test_an_interrupted_run_says_so(stripes_file, storage):
     assert interrupted(stripes_file, storage, 2).facts()["state"] == "interrupted"
 

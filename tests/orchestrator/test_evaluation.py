@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_tasks import stripes, write_task
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator.evaluation import evaluate
-from dfkd.orchestrator.export import program
+from dfkd.orchestrator.export import load_program, program
 from dfkd.orchestrator.storage import Folder
+from dfkd.search_spaces.data import load_data
 
 pytest_plugins = ["small_task_fixtures"]
 
@@ -41,8 +43,16 @@ def test_the_error_is_that_of_a_share_of_so_many_images(found):
     assert found.standard_error == pytest.approx(math.sqrt(share * (1 - share) / 60))
 
 
-def test_a_divergence_is_never_negative(found):
-    assert found.divergence >= 0
+def test_the_divergence_is_that_of_the_student_from_the_teacher(
+    found, done, stripes_task, stripes_teacher
+):
+    """KL(teacher || student): the mean over images of the sum of p log(p / q)."""
+    images = load_data(stripes_task, "test").images.float() / 255
+    with torch.no_grad():
+        p = stripes_teacher.build(stripes_task).logits(images).softmax(1)
+        q = load_program(str(done.exported.local / "student.pt2"))(images).softmax(1)
+    expected = (p * (p / q).log()).sum(1).mean()
+    assert found.divergence == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_the_teacher_itself_agrees_with_the_teacher(copy, stripes_task, stripes_teacher):

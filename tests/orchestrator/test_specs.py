@@ -68,6 +68,11 @@ def test_another_order_of_methods_gives_another_fingerprint(sweep, stripes_file)
     assert other.fingerprint() != sweep.fingerprint()
 
 
+@pytest.mark.parametrize("change", [{"select": "fidelity"}, {"data": "/other.npz"}], ids=str)
+def test_what_students_are_judged_by_is_in_the_fingerprint(sweep, change):
+    assert replace(sweep, **change).fingerprint() != sweep.fingerprint()
+
+
 def test_other_weights_of_the_teacher_give_another_fingerprint(sweep):
     state = {name: tensor + 1 for name, tensor in sweep.teacher.state.items()}
     other = replace(sweep, teacher=replace(sweep.teacher, state=state))

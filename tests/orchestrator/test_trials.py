@@ -1,4 +1,5 @@
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,10 +76,29 @@ def test_rows_are_told_as_they_are_measured(spec, stripes_surroundings):
     assert told == result.history
 
 
-def test_activities_take_no_longer_than_their_epoch(spec, stripes_surroundings):
-    for row in run_trial(spec(), stripes_surroundings).history:
-        spent = [value for key, value in row.items() if key.startswith("seconds_")]
-        assert 0 < sum(spent) <= row["seconds"]
+def activities(row):
+    """Seconds by activity."""
+    return {key: value for key, value in row.items() if key.startswith("seconds_")}
+
+
+def test_the_time_of_an_epoch_is_split_into_activities(spec, stripes_surroundings):
+    row = run_trial(spec(), stripes_surroundings).history[-1]
+    assert all(activities(row)[f"seconds_{what}"] > 0 for what in ("synthesis", "distillation"))
+
+
+class SlowlySaved(Trial):
+    """A trial whose storage takes its time."""
+
+    def save(self):
+        time.sleep(0.2)
+        super().save()
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: saving counts in the next epoch only, trials.py:step")
+def test_activities_take_no_longer_than_their_epoch(spec, stripes_surroundings, folder):
+    trial = SlowlySaved(spec(), stripes_surroundings, folder)
+    for row in (trial.step(), trial.step()):
+        assert sum(activities(row).values()) <= row["seconds"] + 0.1
 
 
 @each_method
@@ -101,6 +121,13 @@ def test_an_epoch_draws_nothing_from_the_global_generator(spec, stripes_surround
     while not trial.finished:
         trial.step()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_epoch_draws_its_own_numbers(spec, stripes_surroundings):
+    """A student that stands still has another loss only on other images."""
+    still = spec("noise", student_lr=1e-30, warmup=0)
+    losses = {row["kd_loss"] for row in run_trial(still, stripes_surroundings).history}
+    assert len(losses) == EPOCHS
 
 
 def test_another_seed_gives_other_numbers(spec, stripes_surroundings):
@@ -215,6 +242,22 @@ def test_a_resumed_trial_still_knows_its_best_student(peaked, folder, spec, stri
     assert equal(again.result().student.network.state_dict(), peaked[1])
 
 
+def test_a_resumed_trial_still_knows_its_best_epoch(peaked, folder, spec, stripes_surroundings):
+    assert Trial(spec("noise"), stripes_surroundings, folder).best == peaked[0].best
+
+
+def test_a_resumed_trial_keeps_its_best_student_from_a_worse_one(
+    spec, stripes_surroundings, folder
+):
+    first = Trial(spec("noise"), scored(stripes_surroundings, 9), folder)
+    first.step()
+    first.save()
+    second = Trial(spec("noise"), scored(stripes_surroundings, 1), folder)
+    second.step()
+    assert second.best["epoch"] == 1
+    assert equal(load_file(folder.local / STUDENT), weights(first))
+
+
 # Resuming is exact
 
 
@@ -240,9 +283,7 @@ def whole(spec, stripes_surroundings):
     return trials
 
 
-interruptions = pytest.mark.parametrize(
-    "stops", [{1}, {2}, {3}, {EPOCHS}, {1, 2, 3, EPOCHS}], ids=str
-)
+interruptions = pytest.mark.parametrize("stops", [{1}, {3}, {1, 2, 3, EPOCHS}], ids=str)
 
 
 @each_method
