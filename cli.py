@@ -33,8 +33,8 @@ app = typer.Typer(
     help="Distill a trained image classifier into a smaller one without its training data, and "
     "search for the recipe that does it best. Start with: dfkd sweep digits --trials 8",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,24 +76,16 @@ def guarded(command: Command) -> Command:
             return command(*args, **kwargs)
         except ConfigError as error:
             for problem in error.problems:
-                err.print(f"error: {problem}", style="red", soft_wrap=True, markup=False)
+                err.print(f"error: {problem}", style="red", soft_wrap=True)
             raise typer.Exit(2) from None
         except DfkdError as error:
-            err.print(f"failed: {error}", style="red", soft_wrap=True, markup=False)
+            err.print(f"failed: {error}", style="red", soft_wrap=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as interrupt:
-            err.print(str(interrupt) or "interrupted", soft_wrap=True, markup=False)
+            err.print(str(interrupt) or "interrupted", soft_wrap=True)
             raise typer.Exit(130) from None
 
     return run  # type: ignore[return-value]
-
-
-def parse_settings(pairs: list[str] | None) -> dict[str, str]:
-    """`["lr=0.1"]` to `{"lr": "0.1"}`; raises ConfigError for what has no `=`."""
-    bad = [pair for pair in pairs or [] if "=" not in pair]
-    if bad:
-        raise ConfigError(*(f"--set takes KEY=VALUE, got '{pair}'" for pair in bad))
-    return dict(pair.split("=", 1) for pair in pairs or [])
 
 
 def request_fields(context: typer.Context) -> dict[str, Any]:
@@ -101,7 +93,8 @@ def request_fields(context: typer.Context) -> dict[str, Any]:
     fields = {key: v for key, v in context.params.items() if key not in ("json", "dry_run")}
     method = fields.pop("method")
     fields["methods"] = (method,) if isinstance(method, str) else tuple(method)
-    fields["settings"] = parse_settings(fields.pop("set_"))
+    pairs = (pair.partition("=") for pair in fields.pop("set_") or ())
+    fields["settings"] = {key: value if equals else None for key, equals, value in pairs}
     return fields
 
 
@@ -153,7 +146,7 @@ def sweep(
     dfkd failed, 2 a mistake in the command, 130 interrupted (the state is saved).
     """
     if dry_run:
-        show_plan(request_fields(context))
+        show_plan(request_fields(context), json)
         return
     from dfkd.orchestrator import sweep as run
 
@@ -343,19 +336,23 @@ def doctor(
     good = []
     for finding in examine(storage, address):
         good.append(finding.good)
-        mark, style = ("ok", "green") if finding.good else ("bad", "red")
-        out.print(f"[{style}]{mark:>4}[/] {finding.what}: {finding.told}", soft_wrap=True)
+        mark, style = ("ok", "") if finding.good else ("bad", "red")
+        out.print(f"{mark:>4} {finding.what}: {finding.told}", style=style, soft_wrap=True)
     if not all(good):
         raise typer.Exit(1)
 
 
-def show_plan(fields: dict[str, Any]) -> None:
+def show_plan(fields: dict[str, Any], as_json: bool) -> None:
     """What a sweep would do."""
     from dfkd.orchestrator import rendering
     from dfkd.orchestrator.requests import SweepRequest, resolve
 
     request = SweepRequest(**fields)
-    show_all(rendering.plan(request, resolve(request, out.print)))
+    spec = resolve(request, err.print)
+    if as_json:
+        print_json({"event": "plan", "trials": request.trials, **spec.definition()})
+    else:
+        show_all(rendering.plan(request, spec))
 
 
 def finish(result: SweepResult, as_json: bool) -> None:
@@ -373,7 +370,7 @@ def finish(result: SweepResult, as_json: bool) -> None:
 def show_all(parts: Iterable[RenderableType]) -> None:
     """Print tables and sentences, one below the other."""
     for part in parts:
-        out.print(part, soft_wrap=isinstance(part, str), markup=False)
+        out.print(part, soft_wrap=isinstance(part, str))
 
 
 def print_json(*values: dict[str, Any]) -> None:

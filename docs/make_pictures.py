@@ -1,7 +1,7 @@
 """Make the pictures in docs/images from real runs of the digits task.
 
     pip install -e '.[docs]'                      matplotlib, besides dfkd itself
-    python docs/make_pictures.py                  all of them, about four minutes on two cores
+    python docs/make_pictures.py                  all of them, two or three minutes on two cores
     python docs/make_pictures.py --runs FOLDER    keep the runs there; a second time draws at once
     python docs/make_pictures.py leaderboard      one picture: learning, digits or leaderboard
 
@@ -12,12 +12,14 @@ is made from its .svg by rsvg-convert (Debian and Ubuntu: librsvg2-bin), where t
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shutil
 import statistics
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.padding import Padding
 
@@ -100,8 +103,9 @@ def working_folder(kept: Path | None) -> Iterator[None]:
 
 
 def run(method: str, seed: int) -> SweepResult:
-    """The task's own recipe of a method; run once per folder, afterwards read from there."""
-    return distill(TASK.name, methods=(method,), seed=seed, name=f"{method}-{seed}")
+    """The task's own recipe of a method; run once per folder and commit, afterwards read back."""
+    name = f"{method}-{seed}-{commit()}"
+    return distill(TASK.name, methods=(method,), seed=seed, name=name)
 
 
 # Learning curves
@@ -112,7 +116,7 @@ def draw_learning() -> None:
     found = {method: [run(method, seed) for seed in SEEDS] for method in NAMES}
     warmup = found["nayer"][0].best.spec.recipe["warmup"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.3), dpi=DPI)
-    figure.subplots_adjust(left=0.07, right=0.985, top=0.92, bottom=0.26, wspace=0.22)
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.92, bottom=0.265, wspace=0.22)
     for method, results in found.items():
         histories = [result.best.rows for result in results]
         draw_curves(left, method, histories, "accuracy", 100)
@@ -136,7 +140,7 @@ def draw_learning() -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     left.legend(loc="lower right", frameon=False)
-    figure.text(0.012, 0.018, learning_caption(len(SEEDS)), fontsize=7.5, color=QUIET)
+    caption(figure, learning_caption(), 165)
     save(figure, "learning.png")
 
 
@@ -155,16 +159,16 @@ def draw_curves(
     axes.plot(epochs, middle, color=COLORS[method], linewidth=2.2, label=NAMES[method])
 
 
-def learning_caption(seeds: int) -> str:
+def learning_caption() -> str:
     """What was measured, on what, with what."""
-    tested = len(real_digits().labels)
+    tested = len(real_digits())
     return (
         f"Thin: seeds {', '.join(map(str, SEEDS))}; thick: their median at each epoch "
-        f"(n = {seeds}). Accuracy: n = {tested} test images, one of them is {100 / tested:g} "
-        "points. Gray: the warm-up, in which the\nstudent does not learn yet. KD loss: "
-        "KL(teacher, student) times temperature squared, on the images that each student learns "
-        "from; the two\ncurves are of different images. One teacher; the task's own recipe, "
-        f"nothing searched. CPU, one thread; {version()}."
+        f"(n = {len(SEEDS)}). Accuracy: n = {tested} test images, one of them is "
+        f"{100 / tested:g} points. Gray: the warm-up, in which the student does not learn yet. "
+        "KD loss: KL(teacher, student) times temperature squared, on the images that each student "
+        "learns from; the two curves are of different images. One teacher; the task's own recipe, "
+        f"nothing searched. CPU, one thread; dfkd {__version__}, commit {commit()}."
     )
 
 
@@ -195,7 +199,7 @@ def draw_digits() -> None:
         "Real digits of the test split": sheet(real_digits()),
     }
     high, wide = (ZOOM * side for side in sheet(real_digits()).shape)
-    margin, gap, head, foot = 70, 60, 56, 72  # pixels
+    margin, gap, head, foot = 70, 60, 56, 84  # pixels
     size = (margin + 2 * wide + gap + 20, head + high + foot)
     figure = plt.figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
     for number, (title, picture) in enumerate(sheets.items()):
@@ -211,13 +215,7 @@ def draw_digits() -> None:
         axes.spines[:].set_visible(False)
         if number == 0:
             axes.set_ylabel("class asked of the generator", fontsize=8, color=QUIET)
-    figure.text(
-        10 / size[0],
-        12 / size[1],
-        digits_caption(pool, obeyed(result, pool)),
-        fontsize=7,
-        color=QUIET,
-    )
+    caption(figure, digits_caption(pool, obeyed(result, pool)), 165)
     save(figure, "synthesized-digits.png")
 
 
@@ -245,9 +243,9 @@ def digits_caption(pool: dict[str, Any], share: float) -> str:
     return (
         f"Left: the newest {COLUMNS} per class of the {len(pool['images']):,} images in the pool "
         f"at epoch {TASK.epochs} (seed {SEEDS[0]}, the task's own recipe); the teacher takes "
-        f"{100 * share:.1f} % of the pool for the class asked.\nRight: {COLUMNS} per class of the "
+        f"{100 * share:.1f} % of the pool for the class asked. Right: {COLUMNS} per class of the "
         f"{len(real_digits())} test images, which neither teacher nor student learns from. 8 x 8 "
-        f"pixels, dark is ink. {version()}."
+        f"pixels, dark is ink. dfkd {__version__}, commit {commit()}."
     )
 
 
@@ -289,7 +287,8 @@ class Photographer(Board):
 def draw_leaderboard() -> None:
     """docs/images/leaderboard.svg and .png, amid a sweep, and leaderboard-end of its end."""
     board = Photographer(silent_console())
-    result = sweep(TASK.name, trials=TRIALS, watcher=board)
+    with tempfile.TemporaryDirectory(dir=".") as storage:  # a new one: nothing to be resumed
+        result = sweep(TASK.name, trials=TRIALS, storage=storage, watcher=board)
     if not board.middle:
         raise SystemExit("the sweep was over before its picture was taken; lower MIDDLE")
     save_svg("leaderboard", board.middle)
@@ -319,24 +318,34 @@ def save_svg(stem: str, svg: str) -> None:
         print(f"rsvg-convert is not installed: {stem}.png was not made (package librsvg2-bin)")
         return
     picture = target.with_suffix(".png")
-    subprocess.run(["rsvg-convert", target, "--output", picture], check=True)
+    # rsvg-convert knows no textLength, and drops leading blanks unless told otherwise.
+    svg = svg.replace("font-size: 20px;", "font-size: 20px; letter-spacing: 0.17px;")
+    svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1)
+    subprocess.run(["rsvg-convert", "--output", picture], input=svg, text=True, check=True)
+    Image.open(picture).quantize(64).save(picture, optimize=True)
     check_size(picture)
 
 
 # All of them
 
 
-def version() -> str:
-    """dfkd's version and the last commit of its code, marked if the code has changed since."""
+@functools.cache
+def commit() -> str:
+    """The last commit of dfkd's code, marked if the code has changed since."""
     code = ["methods", "search_spaces", "orchestrator"]
     try:
         log = ["git", "log", "-1", "--format=%h", "--", *code]
         last = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True)
         clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=ROOT)
     except (OSError, subprocess.CalledProcessError):
-        return f"dfkd {__version__}"
-    mark = "" if clean.returncode == 0 else ", changed"
-    return f"dfkd {__version__}, commit {last.stdout.strip()}{mark}"
+        return "unknown"
+    return last.stdout.strip() + ("" if clean.returncode == 0 else "-changed")
+
+
+def caption(figure: Any, text: str, columns: int) -> None:
+    """Small print at the lower left."""
+    lines = textwrap.fill(text, columns)
+    figure.text(0.008, 0.02, lines, fontsize=7.5, linespacing=1.35, color=QUIET)
 
 
 def save(figure: Any, name: str) -> None:

@@ -110,6 +110,9 @@ def problems(config: type, values: Mapping[str, Any], where: str) -> list[str]:
         if name not in known:
             found.append(f"{where}: {unknown('setting', str(name), known)}")
             continue
+        if value is None:
+            found.append(f"{where}: {name} needs a value, {name}=VALUE")
+            continue
         try:
             reason = known[name].bounds.problem(coerce(value, known[name].type))
         except ValueError as error:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dfkd.orchestrator.model_card import brief
+from dfkd.orchestrator.requests import definition_name
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.trials import Row
-from dfkd.orchestrator.watching import SweepView, brief
+from dfkd.orchestrator.watching import SweepView
 
 STATE_STYLES = {
     "running": "cyan",
@@ -23,8 +26,8 @@ STATE_STYLES = {
     "failed": "red",
     "waiting": "dim",
 }
-ROWS_BESIDE_THE_TABLE = 9  # heading, borders, totals and remarks
-RECIPE_WIDTH = 60
+ROWS_BESIDE_THE_TABLE = 8  # title, heading, rule, blank lines and totals
+NARROW = 90  # columns below which the recipes are left out
 REMARKS_SHOWN = 3
 
 
@@ -48,10 +51,16 @@ class Entry:
             self.best = row
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """Sorts the best trial first and the control last."""
+    def may_win(self) -> bool:
+        """Whether its student may be chosen: not the control's, and not a failed trial's."""
+        return bool(self.best) and self.state != "failed" and self.spec.id != CONTROL_ID
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Sorts the best trial first, failed ones after the others, and the control last."""
         score = self.best["score"] if self.best else float("-inf")
-        return (self.spec.id == CONTROL_ID, -score)
+        place = 2 if self.spec.id == CONTROL_ID else int(self.state == "failed")
+        return (place, -score)
 
 
 class Board:
@@ -62,12 +71,12 @@ class Board:
         self._entries: dict[str, Entry] = {}
         self._remarks: list[str] = []
         self._view: SweepView | None = None
-        self._start = time.monotonic()
+        self._start: float | None = None
         self._live: Live | None = None
 
     def say(self, text: str) -> None:
         if self._live is None:
-            self._console.print(text, style="dim", highlight=False)
+            self._console.print(Text(text, style="dim"), soft_wrap=True)
         else:
             self._remarks.append(text)
 
@@ -79,14 +88,16 @@ class Board:
         )
         self._live.start()
 
-    def fill(self, sweep: SweepView, known: Sequence[TrialRecord]) -> None:
-        """Take in what is known of a sweep's trials."""
+    def fill(
+        self, sweep: SweepView, known: Sequence[TrialRecord], unfinished: str = "waiting"
+    ) -> None:
+        """Take in what is known of a sweep's trials, and the state of those that have not ended."""
         self._view = sweep
         for record in known:
             entry = self._entry(record.spec)
             for row in record.rows:
                 entry.saw(row)
-            entry.state = record.outcome or "waiting"
+            entry.state = record.outcome or unfinished
             entry.reason = record.reason
 
     def trial_started(self, spec: TrialSpec) -> None:
@@ -118,27 +129,31 @@ class Board:
         if view is None:
             return Text("")
         entries = sorted(self._entries.values(), key=lambda entry: entry.rank)
-        room = max(3, self._console.height - ROWS_BESIDE_THE_TABLE)
+        remarks = self._remarks[-REMARKS_SHOWN:]
+        room = max(3, self._console.height - ROWS_BESIDE_THE_TABLE - len(remarks))
         shown = entries[:room]
-        if len(entries) > room:  # never hide what runs
-            running = [entry for entry in entries[room:] if entry.state == "running"]
-            shown = [*entries[: max(1, room - len(running))], *running]
+        if len(entries) > room:  # rather what runs than what has ended low
+            running = [entry for entry in entries[room:] if entry.state == "running"][: room // 2]
+            shown = [*entries[: room - len(running)], *running]
         parts: list[RenderableType] = [self._table(view, shown), self._totals(view, entries)]
         if len(shown) < len(entries):
             parts.append(Text(f"  and {len(entries) - len(shown)} more trials", style="dim"))
-        parts += [Text(f"  {remark}", style="dim") for remark in self._remarks[-REMARKS_SHOWN:]]
+        parts += [Text(f"  {remark}", style="dim") for remark in remarks]
         return Group(*parts)
 
     def _table(self, view: SweepView, entries: Sequence[Entry]) -> Table:
         oracle = " (selected by real labels)" if view.score == "accuracy" else ""
-        table = Table(title=f"{view.name}{oracle}", title_justify="left", expand=False)
+        title = Text(f"  {view.name}{oracle}", style="bold")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("trial", "method", "state"):
             table.add_column(heading, no_wrap=True)
         table.add_column("epochs", no_wrap=True, min_width=18)
         table.add_column(view.score, justify="right", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
-        table.add_column("recipe", overflow="ellipsis", no_wrap=True, max_width=RECIPE_WIDTH)
-        leader = next((e for e in entries if e.best and e.spec.id != CONTROL_ID), None)
+        recipes = self._console.width >= NARROW
+        if recipes:
+            table.add_column("recipe")  # the only one that may shrink; its cells never wrap
+        leader = next((e for e in entries if e.may_win), None)
         for entry in entries:
             score = "" if entry.best is None else f"{100 * entry.best['score']:.2f} %"
             table.add_row(
@@ -148,16 +163,21 @@ class Board:
                 self._epochs(entry),
                 Text(score, style="bold" if entry is leader else ""),
                 f"{entry.seconds:.0f} s",
-                Text(entry.reason or recipe_in_brief(entry.spec), style="dim"),
+                *([self._recipe(entry)] if recipes else []),
             )
         return table
 
     @staticmethod
+    def _recipe(entry: Entry) -> Text:
+        told = entry.reason or recipe_in_brief(entry.spec)
+        style = "red" if entry.reason else "dim"
+        return Text(told, style=style, no_wrap=True, overflow="ellipsis")
+
+    @staticmethod
     def _epochs(entry: Entry) -> Table:
         cell = Table.grid(padding=(0, 1))
-        total = entry.spec.epochs
-        done = entry.state == "finished"
-        bar = ProgressBar(total, entry.epoch, width=10, complete_style="green" if done else "cyan")
+        total, style = entry.spec.epochs, STATE_STYLES[entry.state]
+        bar = ProgressBar(total, entry.epoch, width=10, complete_style=style, finished_style=style)
         cell.add_row(bar, f"{entry.epoch}/{total}")
         return cell
 
@@ -171,8 +191,8 @@ class Board:
             if view.teacher_accuracy is None
             else f" · teacher {100 * view.teacher_accuracy:.2f} %"
         )
-        elapsed = time.monotonic() - self._start
-        return Text(f"  {ended} of {view.trials} trials ended · {elapsed:.0f} s{teacher}")
+        elapsed = "" if self._start is None else f" · {time.monotonic() - self._start:.0f} s"
+        return Text(f"  {ended} of {view.trials} trials ended{elapsed}{teacher}")
 
     def _entry(self, spec: TrialSpec) -> Entry:
         return self._entries.setdefault(spec.id, Entry(spec))
@@ -191,11 +211,11 @@ def leaderboard(run: Run, console: Console) -> RenderableType:
     board = Board(console)
     view = SweepView(
         name=run.name,
-        task=run.name,
+        task=definition_name(facts["definition"]),
         score=facts["definition"]["select"],
         trials=facts["request"]["trials"],
         epochs=facts["definition"]["epochs"],
-        teacher_accuracy=None,
+        teacher_accuracy=(run.folder.read_json("best/metrics.json") or {}).get("teacher_accuracy"),
     )
-    board.fill(view, run.records())
+    board.fill(view, run.records(), "running" if run.is_running() else "waiting")
     return board.render()

@@ -85,6 +85,7 @@ def export_again(
         found.append(f"sweep {name} is not finished; name a --trial of: {', '.join(records)}")
     if found:
         raise ConfigError(*found)
+    Folder.of(to).require_writable("--to")
     record = records[trial or (best or {})["trial"]]
     facts = run.folder.read_json(f"{BEST}/metrics.json") or {}
     return export_student(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.losses import distillation
-from dfkd.orchestrator.export import BEST, load_program
+from dfkd.orchestrator.export import BEST
+from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
@@ -48,16 +50,19 @@ def evaluate(
     program, run = _locate(student, storage)
     facts: dict[str, Any] | None = run.folder.read_json(SWEEP) if run is not None else None
     problem = _task(task, facts, student)
-    images = load_data(problem, "test", data)
+    given = facts["definition"]["data"] if facts is not None and task is None else None
+    images = load_data(problem, "test", data or given)
     if images is None:
         raise ConfigError(f"task {problem.name} has no labeled images; give --data FILE.npz")
     inputs = images.images.float() / 255
     network = load_program(str(program))
     weights = run.folder.read(TEACHER) if run is not None else None
     with torch.no_grad():
-        answers = network(inputs)
+        answers = _answers(network, inputs, problem, student)
         right = float((answers.argmax(1) == images.labels).float().mean())
-        teacher = teacher_from_bytes(weights).build(problem).logits(inputs) if weights else None
+        teacher = None
+        if weights and task is None:
+            teacher = teacher_from_bytes(weights).build(problem).logits(inputs)
     return Evaluation(
         task=problem.name,
         images=len(images),
@@ -86,6 +91,20 @@ def _locate(student: str, storage: str) -> tuple[Path, Run | None]:
         )
     above = Run(Folder(str(program.parent.parent)))
     return program, above if above.folder.exists(SWEEP) else None
+
+
+def _answers(network: torch.nn.Module, inputs: Tensor, task: Task, student: str) -> Tensor:
+    """Logits of `inputs`, if the student was made for such a task."""
+    try:
+        logits: Tensor = network(inputs)
+    except (AssertionError, RuntimeError):
+        logits = inputs.new_zeros(0, 0)
+    if logits.shape != (len(inputs), len(task.classes)):
+        raise ConfigError(
+            f"student {student} was not made for task {task.name}: images of "
+            f"{tuple(inputs.shape[1:])}, {len(task.classes)} classes"
+        )
+    return logits
 
 
 def _task(task: str | None, facts: dict[str, Any] | None, student: str) -> Task:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections.abc import Callable, Sequence
 
 import safetensors.torch
 import torch
 
-from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.methods.errors import DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
 from dfkd.orchestrator.model_card import model_card
+from dfkd.orchestrator.programs import program
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import STUDENT
@@ -83,19 +83,6 @@ def rebuild(task: Task, name: str, weights: bytes) -> Normalized:
     return Normalized(network, task.mean, task.std).eval()
 
 
-def program(student: Normalized, task: Task) -> bytes:
-    """The student as a torch.export program for any batch size, normalization included."""
-    shape = task.shape
-    example = torch.zeros(2, shape.channels, shape.height, shape.width)
-    batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(student, (example,), dynamic_shapes=({0: batch},))
-        buffer = io.BytesIO()
-        torch.export.save(exported, buffer)
-    return buffer.getvalue()
-
-
 def weights(student: Normalized, task: Task) -> bytes:
     """The bare network's weights as safetensors."""
     return safetensors.torch.save(student.network.state_dict())
@@ -113,13 +100,3 @@ FORMATS: dict[str, tuple[str, Callable[[Normalized, Task], bytes]]] = {
     "pt2": ("student.pt2", program),
     "pt": ("model.pt", state_dict),
 }
-
-
-def load_program(path: str) -> torch.nn.Module:
-    """An exported student by its `.pt2` file; raises ConfigError if it cannot be read."""
-    try:
-        return torch.export.load(path).module()
-    except Exception as error:  # torch.export names no exception of its own
-        raise ConfigError(
-            f"student {path} cannot be read as a torch.export program: {error}"
-        ) from None

@@ -69,3 +69,12 @@ def percent(value: float | None) -> str:
     ('96.50 %', 'not measured')
     """
     return "not measured" if value is None else f"{100 * value:.2f} %"
+
+
+def brief(value: object) -> str:
+    """A setting's value in few characters.
+
+    >>> brief(0.0123456), brief(4), brief("mean")
+    ('0.0123', '4', 'mean')
+    """
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from dfkd.methods import METHODS, load_method
 from dfkd.methods.settings import describe
-from dfkd.orchestrator.evaluation import Evaluation
-from dfkd.orchestrator.model_card import percent
-from dfkd.orchestrator.requests import SweepRequest
-from dfkd.orchestrator.runs import TrialRecord
-from dfkd.orchestrator.search import defaults_of
-from dfkd.orchestrator.specs import SweepSpec
-from dfkd.orchestrator.sweeps import SweepResult
-from dfkd.orchestrator.watching import brief
+from dfkd.orchestrator.model_card import brief, percent
+
+if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
+    from dfkd.orchestrator.evaluation import Evaluation
+    from dfkd.orchestrator.requests import SweepRequest
+    from dfkd.orchestrator.runs import TrialRecord
+    from dfkd.orchestrator.specs import SweepSpec
+    from dfkd.orchestrator.sweeps import SweepResult
 
 ORACLE = (
     "selected by accuracy on real labels: an oracle that a user without data has not; the figure "
@@ -58,8 +58,10 @@ def plan(request: SweepRequest, spec: SweepSpec) -> Iterator[RenderableType]:
         f"{request.resources()}; {spec.scheduler}, {spec.search}, selected by {spec.select}"
     )
     for name, method in spec.methods.items():
-        table = Table("setting", "fixed at or searched in", title=name, title_justify="left")
-        for key, value in defaults_of(spec, name).items():
+        table = Table("setting", "fixed at or searched in", title=Text(name), title_justify="left")
+        known = describe(load_method(name).settings_class)
+        for key, setting in known.items():
+            value = method.recipe.get(key, setting.default)
             searched = method.search.get(key)
             table.add_row(key, str(value) if searched is None else f"searched: {searched}")
         yield table

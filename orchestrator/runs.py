@@ -42,6 +42,7 @@ TEACHER = "teacher.safetensors"
 RESULTS = "results.parquet"
 RECIPE = "recipe.json"
 RESULT = "result.json"
+LOCK_ATTEMPTS = 10
 VERSIONED = ("ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
 
 Outcome = Literal["finished", "stopped", "failed"]
@@ -196,9 +197,13 @@ class Run:
             return
         self.folder.local.mkdir(parents=True, exist_ok=True)
         with open(self.folder.local / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            for _ in range(LOCK_ATTEMPTS):  # `dfkd status` holds it for a moment to look
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.05)
+            else:
                 raise ConfigError(
                     f"sweep {self.name} is running already in {self.folder.uri}; watch it with "
                     f"`dfkd status {self.name}`, or choose another --name"

@@ -6,7 +6,7 @@ from the trials' recorded epochs, by reporting them again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ray.tune.experiment.trial import Trial as TuneTrial
@@ -26,42 +26,48 @@ FIRST_RUNG = 0.3  # share of the epochs before anything is stopped
 
 
 def make_scheduler(
-    name: str, epochs: int, past: Mapping[str, Sequence[Row]] | None = None
+    name: str,
+    epochs: int,
+    past: Mapping[str, Sequence[Row]] | None = None,
+    going_on: Collection[str] = (),
 ) -> TrialScheduler:
-    """A scheduler on `epoch` and `score`; `past` holds the rows of trials known from before."""
+    """A scheduler on `epoch` and `score`.
+
+    `past` holds the rows of trials known from before; those in `going_on` will be run on by Tune,
+    which introduces them itself.
+    """
     grace = max(1, round(epochs * FIRST_RUNG))
-    common: dict[str, Any] = {
-        "time_attr": "epoch",
-        "metric": "score",
-        "mode": "max",
-        "grace_period": grace,
-    }
-    scheduler: TrialScheduler
+    common: dict[str, Any] = {"time_attr": "epoch", "metric": "score", "mode": "max"}
     if name == "asha":
-        scheduler = _Asha(max_t=epochs + 1, reduction_factor=REDUCTION, **common)
+        asha = {"max_t": epochs + 1, "reduction_factor": REDUCTION}
+        scheduler = _Asha(grace_period=grace, **asha, **common)
     elif name == "median":
         # An infinite time slice: trials are stopped or go on, never paused.
-        scheduler = _Median(min_time_slice=float("inf"), min_samples_required=3, **common)
+        median = {"min_time_slice": float("inf"), "min_samples_required": 3}
+        scheduler = _Median(grace_period=grace, **median, **common)
     else:
-        scheduler = FIFOScheduler()
-    if isinstance(scheduler, _Asha | _Median):
-        scheduler.past = dict(past or {})
-        for id, rows in scheduler.past.items():
-            if id != CONTROL_ID and rows:
-                stub = TuneTrial("dfkd", config={"id": id}, stub=True)
-                scheduler.on_trial_add(None, stub)
+        return FIFOScheduler()
+    scheduler.past = dict(past or {})
+    for id, rows in scheduler.past.items():
+        if id not in going_on and rows:
+            scheduler.on_trial_add(None, TuneTrial("dfkd", config={"id": id}, stub=True))
     return scheduler
 
 
 class _Remembering(TrialScheduler):
-    """Leaves the control alone, and reports a trial's past to it before its future."""
+    """Leaves the control alone, and tells its past of a trial before its future."""
 
     past: Mapping[str, Sequence[Row]] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         super().on_trial_add(tune_controller, trial)
-        for row in self.past.get(trial.config["id"], ()):
-            self.on_trial_result(tune_controller, trial, row)
+        if trial.config["id"] != CONTROL_ID:
+            for row in self.past.get(trial.config["id"], ()):
+                self.recall(tune_controller, trial, row)
+
+    def recall(self, tune_controller: Any, trial: TuneTrial, row: Row) -> None:
+        """Take in an epoch of the past, whose decision has been made."""
+        raise AssertionError("each scheduler has its own way")
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Row) -> str:
         if trial.config["id"] == CONTROL_ID:
@@ -74,8 +80,10 @@ class _Remembering(TrialScheduler):
 
 
 class _Asha(_Remembering, AsyncHyperBandScheduler):
-    pass
+    def recall(self, tune_controller: Any, trial: TuneTrial, row: Row) -> None:
+        self.on_trial_result(tune_controller, trial, row)  # fills the rungs
 
 
 class _Median(_Remembering, MedianStoppingRule):
-    pass
+    def recall(self, tune_controller: Any, trial: TuneTrial, row: Row) -> None:
+        self.on_trial_complete(tune_controller, trial, row)  # notes the row and decides nothing

@@ -21,9 +21,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from dfkd.methods import load_method
 from dfkd.methods.random_streams import derive_seed
 from dfkd.methods.settings import Value, describe
-from dfkd.orchestrator.specs import SweepSpec, TrialSpec
+from dfkd.orchestrator.specs import CONTROL_ID, SweepSpec, TrialSpec
 from dfkd.search_spaces.dimensions import Choice, Dimension, Real, Whole
 
 SEARCHES = ("optuna", "random")
@@ -42,6 +43,13 @@ def distribution(dimension: Dimension) -> BaseDistribution:
             return IntDistribution(low, high, log=log)
         case Choice(options):
             return CategoricalDistribution(options)
+
+
+def includes(dimension: Dimension, value: Any) -> bool:
+    """Whether a search of `dimension` could choose `value`."""
+    if isinstance(dimension, Choice):
+        return value in dimension.options
+    return bool(dimension.low <= value <= dimension.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +72,7 @@ class RecipeSearch:
         self._studies = {name: optuna.create_study(direction="maximize") for name in sweep.methods}
         self._pending: dict[str, optuna.Trial] = {}
         for known in finished:
-            if known.spec.method in self._studies:
-                self._studies[known.spec.method].add_trial(self._evaluated(known))
+            self._note(known)
 
     def propose(self, number: int) -> TrialSpec:
         """The trial with this number (from 0); its id is `t000`, `t001`, ..."""
@@ -82,16 +89,13 @@ class RecipeSearch:
 
     def learn(self, spec: TrialSpec, score: float | None) -> None:
         """Tell the score of a trial; None if it failed."""
-        if spec.method not in self._studies:
-            return
-        study = self._studies[spec.method]
         trial = self._pending.pop(spec.id, None)
         if trial is not None and score is not None:
-            study.tell(trial, score)
+            self._studies[spec.method].tell(trial, score)
         elif trial is not None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._studies[spec.method].tell(trial, state=optuna.trial.TrialState.FAIL)
         elif score is not None:  # proposed by an earlier process
-            study.add_trial(self._evaluated(Finished(spec, score)))
+            self._note(Finished(spec, score))
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self._sweep.search == "random":
@@ -104,21 +108,26 @@ class RecipeSearch:
         )
 
     def _task_recipe(self, method: str) -> dict[str, Value]:
+        """The task's own values, where the search may choose them."""
         defaults = defaults_of(self._sweep, method)
-        return {key: defaults[key] for key in self._spaces[method]}
+        space = self._sweep.methods[method].search
+        return {key: defaults[key] for key, d in space.items() if includes(d, defaults[key])}
 
-    def _evaluated(self, known: Finished) -> optuna.trial.FrozenTrial:
-        space = self._spaces[known.spec.method]
-        return optuna.trial.create_trial(
-            params={key: known.spec.recipe[key] for key in space},
-            distributions=space,
-            value=known.score,
-        )
+    def _note(self, known: Finished) -> None:
+        """Learn of a trial of an earlier process; the control, which no search chose, is none."""
+        if known.spec.id == CONTROL_ID:
+            return
+        search, recipe = self._sweep.methods[known.spec.method].search, known.spec.recipe
+        if all(key in recipe and includes(d, recipe[key]) for key, d in search.items()):
+            trial = optuna.trial.create_trial(
+                params={key: recipe[key] for key in search},
+                distributions=self._spaces[known.spec.method],
+                value=known.score,
+            )
+            self._studies[known.spec.method].add_trial(trial)
 
 
 def defaults_of(sweep: SweepSpec, method: str) -> Mapping[str, Any]:
     """Every setting of a method with the value it has when the search does not choose it."""
-    from dfkd.methods import load_method
-
     known = describe(load_method(method).settings_class)
     return {name: s.default for name, s in known.items()} | dict(sweep.methods[method].recipe)

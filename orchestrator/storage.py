@@ -70,6 +70,8 @@ class Folder:
                 return data
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise self._no_folder() from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as JSON."""
@@ -88,16 +90,22 @@ class Folder:
 
     def folders(self) -> list[str]:
         """Names of the folders directly below, sorted; empty if there is no such folder."""
-        filesystem, path = self._place
-        selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
-        infos = filesystem.get_file_info(selector)
-        return sorted(i.base_name for i in infos if i.type == pyarrow.fs.FileType.Directory)
+        return self._names(pyarrow.fs.FileType.Directory)
 
     def files(self) -> list[str]:
         """Names of the files directly here, sorted."""
+        return self._names(pyarrow.fs.FileType.File)
+
+    def _names(self, kind: pyarrow.fs.FileType) -> list[str]:
         filesystem, path = self._place
-        infos = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-        return sorted(i.base_name for i in infos if i.type == pyarrow.fs.FileType.File)
+        try:
+            infos = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        except NotADirectoryError:
+            raise self._no_folder() from None
+        return sorted(info.base_name for info in infos if info.type == kind)
+
+    def _no_folder(self) -> ConfigError:
+        return ConfigError(f"storage {self.uri} is not a directory; choose another with --storage")
 
     def copy_to(self, other: Folder) -> None:
         """Copy the files directly here to another folder."""
@@ -110,8 +118,8 @@ class Folder:
         if filesystem.get_file_info(path).type == pyarrow.fs.FileType.Directory:
             filesystem.delete_dir(path)
 
-    def require_writable(self) -> None:
-        """Raise ConfigError unless a file can be written here."""
+    def require_writable(self, option: str = "--storage") -> None:
+        """Raise ConfigError, naming the option to change, unless a file can be written here."""
         probe = f".writable-{os.getpid()}"
         try:
             self.write(probe, b"")
@@ -120,5 +128,5 @@ class Folder:
         except OSError as error:
             raise ConfigError(
                 f"storage {self.uri} cannot be written: {error.strerror or error}; "
-                "choose another with --storage"
+                f"choose another with {option}"
             ) from None

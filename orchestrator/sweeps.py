@@ -147,6 +147,8 @@ def _run(
 ) -> SweepResult:
     start = time.perf_counter()
     run.folder.require_writable()
+    if request.export_dir is not None:
+        Folder.of(request.export_dir).require_writable("--export-dir")
     with run.lock():
         remembered = {key: getattr(request, key) for key in REMEMBERED}
         run.create(spec, request=remembered, command=shlex.join(sys.argv))

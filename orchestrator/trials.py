@@ -93,6 +93,7 @@ class Trial:
         self._build()
         if folder is not None:
             self._resume(folder)
+        self._row_at = time.perf_counter()
 
     @property
     def finished(self) -> bool:
@@ -102,9 +103,10 @@ class Trial:
     def step(self) -> Row:
         """Run one epoch; returns its row, and saves a checkpoint when that is cheap enough.
 
-        Raises TrialFailed when the trial cannot go on.
+        The row's `seconds` run from the row before, so that they hold the saving in between, as
+        waiting. Raises TrialFailed when the trial cannot go on.
         """
-        began, start = time.time(), time.perf_counter()
+        began = time.time()
         place = (self.spec.seed, "epoch", self.epoch, self.team.rank)
         with global_stream(self.device, "layers", *place):
             metrics = self.method.epoch(self.epoch, stream(self.device, *place))
@@ -115,7 +117,9 @@ class Trial:
         row: Row = {"trial": self.spec.id, "method": self.spec.method, "epoch": self.epoch}
         row |= metrics
         row |= {f"seconds_{activity}": spent for activity, spent in self.clock.read().items()}
-        row |= {"began": began, "seconds": time.perf_counter() - start}
+        now = time.perf_counter()
+        row |= {"began": began, "ended": time.time(), "seconds": now - self._row_at}
+        self._row_at = now
         self.history.append(row)
         if not self.best or row["score"] >= self.best["score"]:
             self.best = row
@@ -206,8 +210,11 @@ class Trial:
     def _keep_best(self) -> None:
         weights = self.inner.state_dict()
         self._best_weights = {key: tensor.cpu().clone() for key, tensor in weights.items()}
-        if self.team.rank == 0:
-            facts = {"network": self.spec.student, "epoch": str(self.epoch)}
+        self._write_best()
+
+    def _write_best(self) -> None:
+        if self.team.rank == 0 and self._best_weights:
+            facts = {"network": self.spec.student, "epoch": str(self.best["epoch"])}
             self._write(STUDENT, safetensors.torch.save(self._best_weights, facts))
 
     def _write(self, name: str, data: bytes | None) -> None:
@@ -228,13 +235,20 @@ class Trial:
         data = folder.read(CHECKPOINT)
         if data is None:
             return
-        saved = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        except Exception as error:  # torch names no exception of its own
+            raise TrialFailed(
+                f"{folder.uri}/{CHECKPOINT} is damaged ({type(error).__name__}); remove it to run "
+                "the trial from its start"
+            ) from None
         self.epoch = saved["epoch"]
         self.student.restore(saved["student"])
         self.method.restore(saved["methods"][self.team.rank])
         self.history = saved["history"]
         self.best = saved["best"]
         self._best_weights = {key: t.cpu() for key, t in saved["best_weights"].items()}
+        self._write_best()
 
 
 @torch.no_grad()
@@ -260,8 +274,8 @@ def run_trial(
 ) -> TrialResult:
     """Run one trial to its end in this process; resumes if `folder` holds a checkpoint of it.
 
-    `on_epoch` is told each epoch's row as it is measured. On KeyboardInterrupt the state of the
-    last finished epoch has been saved. Raises TrialFailed when the trial cannot go on.
+    `on_epoch` is told each epoch's row as it is measured. Raises TrialFailed when the trial cannot
+    go on; whatever ends it early, the last checkpoint stays.
     """
     trial = Trial(spec, surroundings, folder, device=device)
     while not trial.finished:

@@ -121,6 +121,9 @@ class TuneSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         return
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Searcher, ()  # into Tune's snapshot, which nobody reads
+
 
 class Bookkeeper(tune.Callback):
     """Turns what Tune reports into the ledger's entries and the watcher's events."""
@@ -141,6 +144,9 @@ class Bookkeeper(tune.Callback):
         self._reasons: dict[str, str] = {}
         self._idle_since: float | None = None
         self._told = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tune.Callback, ()  # into Tune's snapshot, which nobody reads
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.trial_started(self._ledger.records[trial.config["id"]].spec)
@@ -226,6 +232,7 @@ def run_trials(
     if not search.left():
         return
     past = {id: record.rows for id, record in ledger.records.items()}
+    going_on = [id for id, record in ledger.records.items() if not record.outcome]
     trainable = TrialDriver if many else TrialActor
     janitor = Janitor(registry) if many else None
     with tempfile.TemporaryDirectory(prefix="dfkd-tune-", ignore_cleanup_errors=True) as scratch:
@@ -236,7 +243,7 @@ def run_trials(
                 max_concurrent_trials=concurrent,
                 reuse_actors=not many,  # a driver whose trainer was aborted cannot be
                 search_alg=search,
-                scheduler=make_scheduler(sweep.scheduler, sweep.epochs, past),
+                scheduler=make_scheduler(sweep.scheduler, sweep.epochs, past, going_on),
             ),
             run_config=tune.RunConfig(
                 name="tune",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
+from dfkd.orchestrator.model_card import brief
 from dfkd.orchestrator.runs import TrialRecord
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.trials import Row
@@ -132,12 +133,3 @@ class PlainLines(Silent):
             f"{record.spec.id} {record.outcome} after epoch {record.rows[-1]['epoch']}: "
             f"{self.score} {best['score']:.4f} at epoch {best['epoch']}"
         )
-
-
-def brief(value: object) -> str:
-    """A setting's value in few characters.
-
-    >>> brief(0.0123456), brief(4), brief("mean")
-    ('0.0123', '4', 'mean')
-    """
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dfkd.methods.settings import Value
+from dfkd.methods.settings import Value, coerce
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +58,41 @@ def parse_dimension(declared: Any) -> Dimension:
     Choice(options=(1, 2, 4))
     """
     if isinstance(declared, list) and declared:
-        if not all(isinstance(option, bool | int | float | str) for option in declared):
+        if not all(_is_value(option) for option in declared):
             raise ValueError(f"may only list numbers and words, got {declared!r}")
         return Choice(tuple(declared))
     if not isinstance(declared, Mapping) or not {"low", "high"} <= set(declared):
         raise ValueError(f"must be a list of options or hold low and high, got {declared!r}")
-    extra = set(declared) - {"low", "high", "log", "whole"}
+    extra = [str(key) for key in declared if key not in ("low", "high", "log", "whole")]
     if extra:
         raise ValueError(f"knows low, high, log and whole, got {', '.join(sorted(extra))}")
     try:
-        low, high = float(declared["low"]), float(declared["high"])
-    except (TypeError, ValueError):
+        low, high = (float(coerce(declared[end], float)) for end in ("low", "high"))
+    except ValueError:
         raise ValueError(f"needs numbers for low and high, got {declared!r}") from None
-    log = bool(declared.get("log", False))
-    if not low < high:
-        raise ValueError(f"needs low < high, got {low:g} and {high:g}")
+    log, whole = _switch(declared, "log"), _switch(declared, "whole")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"needs finite low < high, got {low:g} and {high:g}")
     if log and low <= 0:
         raise ValueError(f"is logarithmic, so low must be above 0, got {low:g}")
-    if not declared.get("whole", False):
+    if not whole:
         return Real(low, high, log)
     if not (low.is_integer() and high.is_integer()):
         raise ValueError(f"is whole, so low and high must be, got {low:g} and {high:g}")
     return Whole(int(low), int(high), log)
+
+
+def _is_value(option: Any) -> bool:
+    if isinstance(option, float):
+        return math.isfinite(option)
+    return isinstance(option, bool | int | str)
+
+
+def _switch(declared: Mapping[Any, Any], key: str) -> bool:
+    try:
+        return bool(coerce(declared.get(key, False), bool))
+    except ValueError as error:
+        raise ValueError(f"has {key}, which {error}, got {declared[key]!r}") from None
 
 
 def ends(dimension: Dimension) -> list[Value]:

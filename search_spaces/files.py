@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
 def cache_folder() -> Path:
     """$DFKD_CACHE, or dfkd in the user's cache folder."""
-    if "DFKD_CACHE" in os.environ:
-        return Path(os.environ["DFKD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dfkd"
+    if chosen := os.environ.get("DFKD_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dfkd"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write so that no reader ever sees half a file, even with two writers or a full disk."""
+    """Write so that no reader ever sees half a file, even with two writers or a full disk.
+
+    Who may read it is the umask's to say, as for any new file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

@@ -7,8 +7,10 @@ imports neither torch nor Ray, and finds every problem in it at once.
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 
 from dfkd.methods import METHODS
 from dfkd.methods.errors import ConfigError, unknown
+from dfkd.methods.settings import Bounds, build, coerce, problems, setting
 from dfkd.methods.shape import ImageShape
 from dfkd.search_spaces.dimensions import Dimension, parse_dimension
 
@@ -24,13 +27,13 @@ from dfkd.search_spaces.dimensions import Dimension, parse_dimension
 class TeacherSpec:
     """The teacher's network, and how it is trained where the task has training data."""
 
-    network: str
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    shift: int = 1
-    seed: int = 0
+    network: str = field(metadata={"bounds": Bounds(help="a network's name")})
+    epochs: int = setting(30, "passes over the training images", at_least=1)
+    batch_size: int = setting(64, "images per step", at_least=1)
+    learning_rate: float = setting(0.1, "the highest of its one-cycle schedule", above=0)
+    weight_decay: float = setting(5e-4, "of the SGD", at_least=0)
+    shift: int = setting(1, "augmentation: random shift, pixels", at_least=0)
+    seed: int = setting(0, "of its first weights, batches and shifts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +75,25 @@ class Task:
 def shipped_tasks() -> dict[str, str]:
     """Names and YAML texts of the tasks that come with dfkd."""
     folder = importlib.resources.files("dfkd.search_spaces")
-    files = [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    return {file.name.removesuffix(".yaml"): file.read_text() for file in sorted(files, key=str)}
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=str)
+    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
 
 
 def load_task(reference: str) -> Task:
     """A shipped task by name, or a user's by the path of its YAML file.
 
-    Raises ConfigError with every problem found.
+    Files that a user's task names lie beside it, unless their paths are absolute. Raises
+    ConfigError with every problem found.
     """
     if reference.endswith((".yaml", ".yml")):
         path = Path(reference)
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"task file {reference}: {error.strerror or error}") from None
-        task = parse_task(text, str(path))
-        if task.data and task.data.endswith(".npz"):
-            return parse_task(text, str(path), data=str(path.parent / task.data))
-        return task
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"task file {reference}: not text in UTF-8: {error}") from None
+        return _beside(path.absolute().parent, parse_task(text, str(path)))
     shipped = shipped_tasks()
     if reference not in shipped:
         raise ConfigError(
@@ -99,25 +102,38 @@ def load_task(reference: str) -> Task:
     return parse_task(shipped[reference], f"task {reference}")
 
 
-def parse_task(text: str, where: str, data: str | None = None) -> Task:
-    """Read a task's YAML; `data` overrides where its evaluation data is."""
+def _beside(folder: Path, task: Task) -> Task:
+    """The task with the files that it names made absolute, from `folder`."""
+    data, embeddings = task.data, task.embeddings
+    if data is not None and data != "digits":
+        data = str(folder / data)
+    if embeddings.endswith(".safetensors"):
+        embeddings = str(folder / embeddings)
+    return replace(task, data=data, embeddings=embeddings)
+
+
+def parse_task(text: str, where: str) -> Task:
+    """Read a task's YAML; raises ConfigError, naming `where`, with every problem found."""
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45
         raise ConfigError(f"{where}: not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: must be a mapping of keys, got {type(tree).__name__}")
     reader = _Reader(where)
-    task = reader.task(tree, text, data)
+    task = reader.task(tree, text)
     if reader.problems or task is None:
         raise ConfigError(*reader.problems)
     return task
 
 
 class _Reader:
-    """Turns a YAML tree into a Task and notes every problem on the way."""
+    """Turns a YAML tree into a Task and notes every problem on the way.
 
-    KEYS: Mapping[str, type] = {
+    Where something is missing or wrong, a method notes it and returns something harmless.
+    """
+
+    REQUIRED: Mapping[str, type] = {
         "task": str,
         "summary": str,
         "classes": list,
@@ -134,6 +150,11 @@ class _Reader:
         "search": dict,
         "methods": dict,
     }
+    KINDS: Mapping[type, str] = {
+        str: "text (quote it, if it is)",
+        list: "a list",
+        dict: "a mapping of keys",
+    }
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -142,110 +163,148 @@ class _Reader:
     def object(self, problem: str) -> None:
         self.problems.append(f"{self.where}: {problem}")
 
-    def task(self, tree: dict[str, Any], text: str, data: str | None) -> Task | None:
-        self.check_keys(tree)
-        if self.problems:
-            return None
-        shape = self.shape(tree["image"])
-        mean, std = (self.channel_numbers(tree["normalize"], key, shape) for key in ("mean", "std"))
-        teacher = self.teacher(tree["teacher"])
-        classes = tuple(str(name) for name in tree["classes"])
-        if len(classes) < 2:
-            self.object("classes must be at least two names")
-        if tree["epochs"] < 1:
-            self.object(f"epochs must be at least 1, got {tree['epochs']}")
-        shared = self.space(tree, "")
+    def task(self, tree: dict[Any, Any], text: str) -> Task | None:
+        given = self.top(tree)
+        shape = self.shape(given["image"]) if "image" in given else None
+        mean, std = self.normalize(given["normalize"], shape) if "normalize" in given else ((), ())
+        teacher = self.teacher(given["teacher"]) if "teacher" in given else None
+        classes = self.classes(given["classes"]) if "classes" in given else ()
+        shared = self.space(given, "")
         methods = {
             name: self.space(space, f"methods.{name}.")
-            for name, space in tree.get("methods", {}).items()
+            for name, space in given.get("methods", {}).items()
             if self.is_method_space(name, space)
         }
-        if self.problems:
+        if self.problems or shape is None or teacher is None:
             return None
         return Task(
-            name=tree["task"],
-            summary=tree["summary"],
+            name=given["task"],
+            summary=given["summary"],
             classes=classes,
             shape=shape,
             mean=mean,
             std=std,
             teacher=teacher,
-            student=tree["student"],
-            embeddings=tree["embeddings"],
-            data=data or tree.get("data"),
-            epochs=tree["epochs"],
+            student=given["student"],
+            embeddings=given["embeddings"],
+            data=given.get("data"),
+            epochs=given["epochs"],
             shared=shared,
             methods=methods,
             text=text,
         )
 
-    def check_keys(self, tree: dict[str, Any]) -> None:
-        known = {**self.KEYS, **self.OPTIONAL}
-        for key in tree:
-            if key not in known:
-                self.object(unknown("key", str(key), known))
-        for key, kind in known.items():
+    def top(self, tree: dict[Any, Any]) -> dict[str, Any]:
+        """What of the file's keys can be read further."""
+        kinds = {**self.REQUIRED, **self.OPTIONAL}
+        given = self.known(tree, kinds, "")
+        for key in self.REQUIRED:
             if key not in tree:
-                if key in self.KEYS:
-                    self.object(f"{key} is missing")
-            elif not isinstance(tree[key], kind):
-                self.object(f"{key} must be a {kind.__name__}, got {tree[key]!r}")
+                self.object(f"{key} is missing")
+        for key, value in list(given.items()):
+            if kinds[key] is int:
+                given[key] = self.whole(value, key)
+            elif not isinstance(value, kinds[key]):
+                self.object(f"{key} must be {self.KINDS[kinds[key]]}, got {value!r}")
+                del given[key]
+        if "task" in given and not re.fullmatch(r"\w[\w.-]*", given["task"]):
+            self.object(f"task must be a plain word, got {given['task']!r}")
+        return given
 
-    def shape(self, tree: dict[str, Any]) -> ImageShape:
-        sizes = {key: tree.get(key) for key in ("channels", "height", "width")}
-        for key, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                self.object(f"image.{key} must be a whole number above 0, got {size!r}")
-        for key in set(tree) - set(sizes):
-            self.object("image: " + unknown("key", str(key), sizes))
-        return ImageShape(*(size if isinstance(size, int) else 1 for size in sizes.values()))
+    def known(self, tree: Mapping[Any, Any], keys: Iterable[str], prefix: str) -> dict[str, Any]:
+        """The part of a mapping whose keys are known."""
+        for key in tree:
+            if key not in keys:
+                self.object(prefix + unknown("key", str(key), keys))
+        return {key: value for key, value in tree.items() if key in keys}
+
+    def whole(self, value: Any, key: str) -> int:
+        try:
+            number = int(coerce(value, int))
+        except ValueError as error:
+            self.object(f"{key} {error}, got {value!r}")
+            return 1
+        if number < 1:
+            self.object(f"{key} must be at least 1, got {value!r}")
+        return number
+
+    def shape(self, tree: dict[Any, Any]) -> ImageShape:
+        keys = ("channels", "height", "width")
+        given = self.known(tree, keys, "image: ")
+        return ImageShape(*(self.whole(given.get(key), f"image.{key}") for key in keys))
+
+    def normalize(
+        self, tree: dict[Any, Any], shape: ImageShape | None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        given = self.known(tree, ("mean", "std"), "normalize: ")
+        mean, std = (self.channel_numbers(given.get(key), key, shape) for key in ("mean", "std"))
+        if min(std, default=1.0) <= 0:
+            self.object(f"normalize.std must be above 0, got {given['std']!r}")
+        return mean, std
 
     def channel_numbers(
-        self, tree: dict[str, Any], key: str, shape: ImageShape
+        self, listed: Any, key: str, shape: ImageShape | None
     ) -> tuple[float, ...]:
-        numbers = tree.get(key)
+        try:
+            numbers = tuple(float(coerce(number, float)) for number in listed)
+        except (TypeError, ValueError):
+            numbers = ()
         if (
-            not isinstance(numbers, list)
-            or len(numbers) != shape.channels
-            or not all(isinstance(n, int | float) for n in numbers)
-            or (key == "std" and min(numbers) <= 0)
+            not numbers
+            or not all(map(math.isfinite, numbers))
+            or (shape is not None and len(numbers) != shape.channels)
         ):
-            self.object(f"normalize.{key} must list one number per channel, got {numbers!r}")
+            self.object(f"normalize.{key} must list one number per channel, got {listed!r}")
             return ()
-        return tuple(float(number) for number in numbers)
+        return numbers
 
-    def teacher(self, tree: dict[str, Any]) -> TeacherSpec:
-        known = {
-            name: type(getattr(TeacherSpec(network=""), name)) for name in TeacherSpec.__slots__
-        }
-        values: dict[str, Any] = {}
-        for key, value in tree.items():
-            if key not in known:
-                self.object("teacher: " + unknown("key", str(key), known))
-            elif known[key] is float and isinstance(value, int):
-                values[key] = float(value)
-            elif not isinstance(value, known[key]):
-                self.object(f"teacher.{key} must be a {known[key].__name__}, got {value!r}")
-            else:
-                values[key] = value
+    def teacher(self, tree: dict[Any, Any]) -> TeacherSpec | None:
+        found = problems(TeacherSpec, tree, "teacher")
         if "network" not in tree:
-            self.object("teacher.network is missing")
-        return TeacherSpec(**{"network": "", **values})
+            found.append("teacher.network is missing")
+        for problem in found:
+            self.object(problem)
+        return None if found else build(TeacherSpec, tree, "teacher")
 
-    def is_method_space(self, name: str, space: Any) -> bool:
+    def classes(self, names: list[Any]) -> tuple[str, ...]:
+        if len(names) < 2:
+            self.object("classes must be at least two names")
+        for name in names:
+            if not isinstance(name, str):
+                self.object(
+                    f"classes holds {name!r}, which is no name; quote it, as in "
+                    "['yes', 'no', '7']: YAML takes yes and no for true and false"
+                )
+        return tuple(map(str, names))
+
+    def is_method_space(self, name: Any, space: Any) -> bool:
         if name not in METHODS:
             self.object(unknown("method", str(name), METHODS))
             return False
-        if not isinstance(space, dict) or set(space) - {"recipe", "search"}:
+        if not isinstance(space, dict):
             self.object(f"methods.{name} holds recipe and search, got {space!r}")
             return False
+        self.known(space, ("recipe", "search"), f"methods.{name}: ")
         return True
 
-    def space(self, tree: dict[str, Any], prefix: str) -> Space:
+    def space(self, tree: dict[Any, Any], prefix: str) -> Space:
+        recipe = self.named(tree.get("recipe"), f"{prefix}recipe")
         search = {}
-        for name, declared in (tree.get("search") or {}).items():
+        for name, declared in self.named(tree.get("search"), f"{prefix}search").items():
             try:
                 search[name] = parse_dimension(declared)
             except ValueError as error:
                 self.object(f"{prefix}search.{name} {error}")
-        return Space(tree.get("recipe") or {}, search)
+        return Space(recipe, search)
+
+    def named(self, tree: Any, key: str) -> dict[str, Any]:
+        """A mapping whose keys are text; nothing at all counts as an empty one."""
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            self.object(f"{key} must be a mapping of keys, got {tree!r}")
+            return {}
+        for name in tree:
+            if not isinstance(name, str):
+                self.object(f"{key}: a setting's name must be text, got {name!r}")
+        return tree

@@ -9,7 +9,7 @@ from small_tasks import stripes, write_task
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator.evaluation import evaluate
-from dfkd.orchestrator.export import load_program, program
+from dfkd.orchestrator.programs import load_program, program
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import load_data
 
@@ -130,7 +130,6 @@ def test_without_its_teacher_a_run_has_an_accuracy_alone(copy, found):
 
 
 @pytest.mark.parametrize("kind", ["of a run", "alone"])
-@pytest.mark.xfail(strict=True, reason="BUG: torch's errors escape, evaluation.py:evaluate")
 def test_a_task_that_the_student_was_not_made_for_is_refused(
     alone, done, stripes_storage, tmp_path, kind
 ):
@@ -143,7 +142,6 @@ def test_a_task_that_the_student_was_not_made_for_is_refused(
         evaluate(alone if kind == "alone" else "done", stripes_storage, task)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the sweep's --data is forgotten, evaluation.py")
 def test_a_run_is_measured_on_the_images_it_was_given(copy, tmp_path):
     """As a sweep of a task without labels, whose user gave some with --data, leaves it."""
     run = Folder.of(str(copy))

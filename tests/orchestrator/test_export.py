@@ -12,7 +12,8 @@ from small_tasks import EPOCHS, STRIPES
 from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
 from dfkd.orchestrator.catalog import export_again
-from dfkd.orchestrator.export import FORMATS, export_best, export_student, load_program
+from dfkd.orchestrator.export import FORMATS, export_best, export_student
+from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import load_data
@@ -250,7 +251,6 @@ def test_the_best_student_of_a_run_goes_to_its_best_folder(unfinished, done):
     assert record.best["epoch"] <= EPOCHS
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: NotADirectoryError, catalog.py:export_again")
 def test_a_folder_that_cannot_be_written_is_the_users_mistake(done, stripes_storage, tmp_path):
     (tmp_path / "file").touch()
     assert "file" in refused(stripes_storage, to=str(tmp_path / "file" / "to"))[0]
@@ -276,9 +276,6 @@ class Trap:
         return (open, (self.path, "w"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: torch.export.load unpickles with weights_only=False, export.py"
-)
 def test_a_program_with_code_in_its_pickles_does_not_run_it(best, tmp_path):
     trap = io.BytesIO()
     torch.save({"inputs": Trap(tmp_path / "ran")}, trap)

@@ -183,7 +183,6 @@ def test_the_control_teaches_the_search_nothing(sweeps):
     assert run(with_control, range(8)) == run(without, range(8))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the control enters noise's study, search.py:learn")
 def test_the_control_teaches_the_search_of_its_own_method_nothing(sweeps):
     sweep = sweeps("optuna", methods=("noise",))
     with_control, without = RecipeSearch(sweep), RecipeSearch(sweep)
@@ -195,19 +194,16 @@ def searching(tmp_path, changes):
     return RecipeSearch(plan(write_task(tmp_path, changes), methods=("noise",)))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: KeyError 'student_lr', search.py:_evaluated")
 def test_the_control_may_lack_what_is_searched(tmp_path, dfkd_cache):
     recipe = {key: value for key, value in tree()["recipe"].items() if key != "student_lr"}
     sweep = plan(write_task(tmp_path, {"recipe": recipe}), methods=("noise",))
     RecipeSearch(sweep).learn(sweep.control_trial(), 0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: optuna's ValueError for the first trial, search.py")
 def test_a_task_whose_recipe_is_none_of_the_options_can_be_searched(tmp_path, dfkd_cache):
     assert searching(tmp_path, {"recipe.temperature": 3.0}).propose(0)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: optuna's ValueError on resume, search.py:_evaluated")
 def test_a_task_whose_recipe_is_out_of_range_can_be_resumed(tmp_path, dfkd_cache):
     sweep = plan(write_task(tmp_path, {"recipe.student_lr": 0.9}), methods=("noise",))
     first = RecipeSearch(sweep).propose(0)

@@ -188,14 +188,12 @@ def test_a_filesystem_that_nobody_knows_is_refused():
         Folder.of("nowhere://bucket").require_writable()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: NotADirectoryError, storage.py:read")
 def test_reading_below_a_file_is_the_users_mistake(blocked):
     with pytest.raises(ConfigError, match="not a directory"):
         blocked.read("sweep.json")
 
 
 @pytest.mark.parametrize("look", [Folder.folders, Folder.files], ids=["folders", "files"])
-@pytest.mark.xfail(strict=True, reason="BUG: NotADirectoryError, storage.py:folders and files")
 def test_listing_a_file_is_the_users_mistake(tmp_path, look):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="not a directory"):

@@ -10,7 +10,7 @@ from ray_sweeps import end, start_sweep, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-TIMINGS = ("seconds", "began", "trial")
+TIMINGS = ("seconds", "began", "ended", "trial")
 
 
 def measured(rows):

@@ -94,7 +94,6 @@ class SlowlySaved(Trial):
         super().save()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: saving counts in the next epoch only, trials.py:step")
 def test_activities_take_no_longer_than_their_epoch(spec, stripes_surroundings, folder):
     trial = SlowlySaved(spec(), stripes_surroundings, folder)
     for row in (trial.step(), trial.step()):
@@ -387,7 +386,6 @@ def test_a_trial_resumes_from_before_the_checkpoint_that_failed(
 
 
 @pytest.mark.parametrize("kept", [0, 100, -100])
-@pytest.mark.xfail(strict=True, reason="BUG: torch's error, a traceback, trials.py:_resume")
 def test_a_damaged_checkpoint_is_an_error_that_says_so(
     half_done, folder, spec, stripes_surroundings, kept
 ):

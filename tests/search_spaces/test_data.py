@@ -124,7 +124,6 @@ def test_data_given_serves_a_task_that_has_none(save):
     [{"image.width": 8, "image.height": 8}, {"classes": list("abcdefghij")}],
     ids=["classes", "shape"],
 )
-@pytest.mark.xfail(strict=True, reason="BUG: digits are not checked against the task, data.py")
 def test_digits_are_refused_for_a_task_of_another_kind(changes):
     task = parse_task(yaml.safe_dump(tree({"data": "digits", **changes})), "mine.yaml")
     with pytest.raises(ConfigError, match="digits"):
@@ -197,7 +196,6 @@ def test_arrays_that_do_not_fit_are_refused(save, refused, arrays, told):
     ],
     ids=["fractions", "nan", "words", "a number", "empty"],
 )
-@pytest.mark.xfail(strict=True, reason="BUG: data.py:load_npz truncates, accepts, or crashes")
 def test_labels_and_images_that_make_no_sense_are_refused(save, refused, arrays):
     assert refused(save(**arrays))
 
@@ -223,7 +221,6 @@ def test_a_file_of_something_else_is_refused(tmp_path, refused):
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-@pytest.mark.xfail(strict=True, reason="BUG: EOFError and BadZipFile escape, data.py:load_npz")
 def test_a_file_that_is_cut_off_is_refused(save, refused, part):
     path = save()
     with open(path, "r+b") as file:
@@ -231,7 +228,6 @@ def test_a_file_that_is_cut_off_is_refused(save, refused, part):
     assert "not an .npz" in refused(path)[0]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: BadZipFile escapes, data.py:load_npz")
 def test_a_file_with_damaged_images_is_refused(save, refused):
     path = save()
     with open(path, "r+b") as file:
@@ -240,7 +236,6 @@ def test_a_file_with_damaged_images_is_refused(save, refused):
     assert "not an .npz" in refused(path)[0]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: TypeError for a plain .npy, data.py:load_npz")
 def test_a_file_of_one_array_is_refused(tmp_path, refused):
     np.save(tmp_path / "mine.npy", IMAGES)
     assert "not an .npz" in refused(str(tmp_path / "mine.npy"))[0]

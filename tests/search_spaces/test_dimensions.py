@@ -47,7 +47,6 @@ def test_whatever_is_declared_gives_a_dimension_or_a_reason(declared):
         assert str(reason)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: TypeError from join, dimensions.py:parse_dimension")
 @pytest.mark.parametrize("key", [True, 3])
 def test_a_key_that_yaml_does_not_read_as_text_gives_a_reason(key):
     with pytest.raises(ValueError, match=str(key)):

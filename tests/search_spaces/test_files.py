@@ -78,7 +78,6 @@ def test_no_reader_sees_half_a_file(tmp_path):
     assert all(len(set(data)) == 1 for data in seen)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: mkstemp's 0600 is kept, files.py:write_atomically")
 def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o022)
     try:

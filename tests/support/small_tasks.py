@@ -103,7 +103,7 @@ def plan(task: str, **options: Any) -> SweepSpec:
 
 def untimed(rows: Any) -> list[dict[str, Any]]:
     """Rows without what the clock says."""
-    clock = ("seconds", "began")
+    clock = ("seconds", "began", "ended")
     return [{key: value for key, value in row.items() if not key.startswith(clock)} for row in rows]
 
 

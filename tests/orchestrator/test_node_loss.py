@@ -1,0 +1,77 @@
+"""A node of the cluster dies in the middle of a sweep: its trial goes on elsewhere."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ray_sweeps import write_task
+
+from dfkd.orchestrator.watching import Silent
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+EPOCHS = 30
+QUICK_TO_NOTICE = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 4,
+}
+
+
+class Saboteur(Silent):
+    """Ends a node, without warning, once two trials have been running for a few epochs."""
+
+    def __init__(self, end_node):
+        self.end_node = end_node
+        self.epochs = {}
+        self.remarks = []
+
+    def say(self, text):
+        self.remarks.append(text)
+
+    def epoch_ended(self, spec, row):
+        self.epochs[spec.id] = row["epoch"]
+        if self.end_node and len(self.epochs) == 2 and min(self.epochs.values()) >= 3:
+            self.end_node()
+            self.end_node = None
+
+
+@pytest.fixture
+def two_nodes(dfkd_cache):
+    """A head and a second node of one CPU each, as separate processes, without a dashboard."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from dfkd.orchestrator.clusters import QUIET
+
+    os.environ.update(QUIET)
+    head = {"num_cpus": 1, "_system_config": QUICK_TO_NOTICE, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield lambda: cluster.remove_node(second, allow_graceful=False)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    saboteur = Saboteur(two_nodes)
+    result = sweep(
+        write_task(tmp_path, EPOCHS, kd_steps=40),
+        trials=2,
+        workers=2,
+        cpus_per_worker=0.49,
+        scheduler="fifo",
+        control=False,
+        storage=str(tmp_path),
+        watcher=saboteur,
+    )
+    assert saboteur.end_node is None, "the node was never ended, so nothing was tested"
+    assert any("lost its worker" in remark for remark in saboteur.remarks)
+    assert [record.outcome for record in result.records] == ["finished", "finished"]
+    for record in result.records:
+        assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
