@@ -82,11 +82,8 @@ class Run:
             raise ConfigError(f"no sweep in {self.folder.uri}; `dfkd runs` lists what there is")
         return facts
 
-    def create(self, sweep: SweepSpec, **facts: Any) -> None:
-        """Write the teacher and sweep.json, or check that those there are of the same sweep.
-
-        Raises ConfigError when the name is taken by a sweep with another definition.
-        """
+    def require_same(self, sweep: SweepSpec) -> None:
+        """Raise ConfigError when the name is taken by a sweep with another definition."""
         definition = sweep.definition()
         there = self.folder.read_json(SWEEP)
         if there is not None and there["definition"] != definition:
@@ -95,6 +92,12 @@ class Run:
                 f"the name {self.name} is taken by another sweep in {self.folder.uri}, with other "
                 f"{', '.join(changed)}; choose another --name, or repeat its settings to resume it"
             )
+
+    def create(self, sweep: SweepSpec, **facts: Any) -> None:
+        """Write the teacher and sweep.json; raises ConfigError as `require_same` does."""
+        self.require_same(sweep)
+        definition = sweep.definition()
+        there = self.folder.read_json(SWEEP)
         self.folder.write(TEACHER, sweep.teacher.to_bytes())
         packages = {name: version(name) for name in VERSIONED}
         fresh = {

@@ -14,7 +14,7 @@ import torch
 
 from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
 from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
-from dfkd.orchestrator.export import export_best
+from dfkd.orchestrator.export import BEST, export_best
 from dfkd.orchestrator.requests import (
     REMEMBERED,
     SweepRequest,
@@ -150,9 +150,12 @@ def _run(
     if request.export_dir is not None:
         Folder.of(request.export_dir).require_writable("--export-dir")
     with run.lock():
-        remembered = {key: getattr(request, key) for key in REMEMBERED}
-        run.create(spec, request=remembered, command=shlex.join(sys.argv))
+        run.require_same(spec)
         ledger = Ledger.of(run)
+        complete = _complete(run, ledger, spec, request.trials)
+        if not complete:
+            remembered = {key: getattr(request, key) for key in REMEMBERED}
+            run.create(spec, request=remembered, command=shlex.join(sys.argv))
         accuracy = teacher_accuracy(spec)
         view = SweepView(
             name=run.name,
@@ -164,14 +167,17 @@ def _run(
         )
         watcher.sweep_started(view, list(ledger.records.values()))
         with _ending(run, ledger, watcher):
-            if _incomplete(ledger, spec, request.trials):
+            if not complete:
                 runner(request, spec, ledger, watcher)
             best = choose_best(ledger)
-            exported = export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
+            exported = run.folder.child(BEST)
+            if not complete:
+                export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
             if request.export_dir is not None:
                 exported.copy_to(Folder.of(request.export_dir))
-        summary = {"trial": best.spec.id, "row": best.best, "recipe": dict(best.spec.recipe)}
-        run.note(state="finished", best=summary, seconds=time.perf_counter() - start)
+        if not complete:
+            summary = {"trial": best.spec.id, "row": best.best, "recipe": dict(best.spec.recipe)}
+            run.note(state="finished", best=summary, seconds=time.perf_counter() - start)
     return SweepResult(
         run=run,
         records=list(ledger.records.values()),
@@ -203,9 +209,11 @@ def _ending(run: Run, ledger: Ledger, watcher: Watcher) -> Iterator[None]:
         watcher.sweep_ended()
 
 
-def _incomplete(ledger: Ledger, spec: SweepSpec, trials: int) -> bool:
-    asked = trials + spec.control
-    return len(ledger.ended()) < asked or len(ledger.ended()) < len(ledger.records)
+def _complete(run: Run, ledger: Ledger, spec: SweepSpec, trials: int) -> bool:
+    """Whether there is nothing left to do but to show the result."""
+    ended = len(ledger.ended())
+    done = trials + spec.control <= ended == len(ledger.records)
+    return done and run.facts()["state"] == "finished"
 
 
 def choose_best(ledger: Ledger) -> TrialRecord:
