@@ -345,12 +345,13 @@ def doctor(
 def show_plan(fields: dict[str, Any], as_json: bool) -> None:
     """What a sweep would do."""
     from dfkd.orchestrator import rendering
-    from dfkd.orchestrator.requests import SweepRequest, resolve
+    from dfkd.orchestrator.requests import SweepRequest, plan_sweep
 
     request = SweepRequest(**fields)
-    spec = resolve(request, err.print)
+    spec = plan_sweep(request)
     if as_json:
-        print_json({"event": "plan", "trials": request.trials, **spec.definition()})
+        plan = {key: v for key, v in spec.definition().items() if key != "teacher"}
+        print_json({"event": "plan", "trials": request.trials, **plan})
     else:
         show_all(rendering.plan(request, spec))
 

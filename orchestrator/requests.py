@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
@@ -16,15 +19,18 @@ from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.search import SEARCHES
 from dfkd.orchestrator.specs import (
     Choices,
+    MethodPlan,
     SweepSpec,
     fingerprint,
+    gathering,
+    objections,
     plan_methods,
     sweep_from_definition,
 )
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import load_data
 from dfkd.search_spaces.task import Task, load_task
-from dfkd.search_spaces.teachers import find_teacher, teacher_from_bytes
+from dfkd.search_spaces.teachers import find_teacher, teacher_from_bytes, untrained_teacher
 
 DEFAULT_STORAGE = "dfkd-runs"
 
@@ -83,6 +89,12 @@ class SweepRequest:
             found += error.problems
         return found
 
+    def remembered(self) -> dict[str, Any]:
+        """What its run folder keeps of it, beside the sweep's definition, to resume anywhere."""
+        kept = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent")
+        to = None if self.export_dir is None else Folder.of(self.export_dir).uri
+        return {**{key: getattr(self, key) for key in kept}, "export_dir": to}
+
     def resources(self) -> Resources:
         """What one trial takes."""
         return Resources(
@@ -95,33 +107,42 @@ class SweepRequest:
 def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
     """The sweep that a request means; trains and caches a task's teacher if need be.
 
-    Raises ConfigError with all problems that can be seen together.
+    Raises ConfigError with all problems, found before any training.
     """
+    spec = plan_sweep(request)
+    if request.teacher is not None:
+        return spec
+    return replace(spec, teacher=find_teacher(spec.task, None, say))
+
+
+def plan_sweep(request: SweepRequest) -> SweepSpec:
+    """As `resolve`, but a task's own teacher stays untrained: to show, not to run."""
     found = request.problems()
     try:
         task = load_task(request.task)
     except ConfigError as error:
         raise ConfigError(*found, *error.problems) from None
-    found += _selection_problems(task, request)
-    try:
-        teacher = find_teacher(task, request.teacher, say)
-    except ConfigError as error:
-        raise ConfigError(*found, *error.problems) from None
-    try:
-        plans = plan_methods(
-            task,
-            Choices(
-                methods=tuple(dict.fromkeys(request.methods)),
-                epochs=request.epochs,
-                student=request.student,
-                settings=request.settings,
-            ),
-            teacher,
-        )
-    except ConfigError as error:
-        raise ConfigError(*found, *error.problems) from None
-    if found:
-        raise ConfigError(*found)
+    choices = Choices(
+        methods=tuple(dict.fromkeys(request.methods)),
+        epochs=request.epochs,
+        student=request.student,
+        settings=request.settings,
+    )
+    plans: dict[str, MethodPlan] = {}
+    teacher = None
+    with gathering(found):
+        plans = plan_methods(task, choices)
+    with gathering(found):
+        _check_selection(task, request)
+    with gathering(found):
+        if request.teacher is not None:
+            teacher = find_teacher(task, request.teacher)
+        else:
+            teacher = untrained_teacher(task)
+    if teacher is not None:
+        found += objections(task, plans, teacher)
+    if found or teacher is None:
+        raise ConfigError(*dict.fromkeys(found))
     return SweepSpec(
         task=task,
         methods=plans,
@@ -134,22 +155,23 @@ def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
         select=request.select,
         workers=request.workers,
         control=request.control,
-        data=request.data,
+        data=_absolute(request.data),
     )
 
 
-def _selection_problems(task: Task, request: SweepRequest) -> list[str]:
-    try:
-        data = load_data(task, "test", request.data)
-    except ConfigError as error:
-        return list(error.problems)
+def _check_selection(task: Task, request: SweepRequest) -> None:
+    data = load_data(task, "test", request.data)
     score = SCORES.get(request.select)
     if score is not None and score.uses_real_labels and data is None:
-        return [
+        raise ConfigError(
             f"--select {request.select} needs labeled images and task {task.name} has none; "
             "give some with --data FILE.npz"
-        ]
-    return []
+        )
+
+
+def _absolute(data: str | None) -> str | None:
+    """Data as a run folder keeps it, to be found from any folder."""
+    return data if data in (None, "digits") else str(Path(data).absolute())
 
 
 def choose_run(
@@ -162,7 +184,8 @@ def choose_run(
     same = fingerprint(definition)
     for run in find_runs(storage):
         facts = run.facts()
-        if facts["fingerprint"] == same and facts["state"] != "finished" and not run.is_running():
+        unfinished = facts["state"] in ("interrupted", "running")  # the latter: or killed
+        if facts["fingerprint"] == same and unfinished and not run.is_running():
             say(f"resuming {run.name}, which was interrupted; another --name starts afresh")
             return run
     stem = f"{definition_name(definition)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -174,20 +197,20 @@ def choose_run(
 
 def definition_name(definition: Mapping[str, Any]) -> str:
     """The task's name out of a definition."""
-    for line in definition["task"].splitlines():
-        if line.startswith("task:"):
-            return str(line.split(":", 1)[1].split("#")[0].strip())
-    return "sweep"
+    return str(yaml.safe_load(definition["task"])["task"])
 
 
 def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
     """The request and the sweep that a run folder was made for, to resume it."""
+    storage = run.folder.uri.rsplit("/", 1)[0]
+    if not run.folder.exists(SWEEP):
+        names = [other.name for other in find_runs(Folder.of(storage))]
+        raise ConfigError(f"{unknown('sweep', run.name, names)}; `dfkd runs` lists them")
     facts = run.facts()
     weights = run.folder.read("teacher.safetensors")
     if weights is None:
         raise ConfigError(f"{run.folder.uri} holds no teacher; start the sweep again")
     sweep = sweep_from_definition(facts["definition"], teacher_from_bytes(weights))
-    storage = run.folder.uri.rsplit("/", 1)[0]
     kept = {key: value for key, value in changes.items() if value is not None}
     request = SweepRequest(
         task=sweep.task.name,
@@ -198,7 +221,3 @@ def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
         **{**facts["request"], **kept},
     )
     return request, sweep
-
-
-REMEMBERED = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent", "export_dir")
-"""Fields of a request that its run folder keeps, beside the sweep's definition."""

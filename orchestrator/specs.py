@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dfkd.methods import CONTROL, load_method
+from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.networks import build_network
 from dfkd.methods.settings import Value, build, coerce, describe, problems
-from dfkd.search_spaces.dimensions import Dimension, declaration, ends, parse_dimension
+from dfkd.search_spaces.dimensions import (
+    Choice,
+    Dimension,
+    Real,
+    declaration,
+    ends,
+    parse_dimension,
+)
 from dfkd.search_spaces.task import Task, parse_task
 from dfkd.search_spaces.teachers import TeacherWeights
 
@@ -73,6 +82,8 @@ class SweepSpec:
         return {
             "task": self.task.text,
             "task_data": self.task.data,
+            "task_embeddings": self.task.embeddings,
+            "order": list(self.methods),
             "methods": {
                 name: {
                     "recipe": dict(plan.recipe),
@@ -129,6 +140,15 @@ def fingerprint(definition: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+@contextmanager
+def gathering(found: list[str], prefix: str = "") -> Iterator[None]:
+    """Add the problems of a ConfigError in the block to `found`, and go on after the block."""
+    try:
+        yield
+    except ConfigError as error:
+        found += [prefix + problem for problem in error.problems]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """What a user chose on top of a task; all of it optional."""
@@ -139,22 +159,22 @@ class Choices:
     settings: Mapping[str, str | Value] = field(default_factory=dict)
 
 
-def plan_methods(task: Task, choices: Choices, teacher: TeacherWeights) -> dict[str, MethodPlan]:
+def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     """Settings and dimensions of each chosen method; raises ConfigError with all problems.
 
     What a user sets (`preset` included) is not searched. A setting may belong to only some of the
-    chosen methods, but must belong to one.
+    chosen methods, but must belong to one. A task's recipe may lie outside what the task searches:
+    the search then starts elsewhere.
     """
-    found: list[str] = []
     settings = dict(choices.settings)
     preset = settings.pop("preset", None)
+    epochs = task.epochs if choices.epochs is None else choices.epochs
+    found: list[str] = []
     known: dict[str, set[str]] = {}
     for name in choices.methods:
-        try:
+        with gathering(found):
             known[name] = set(describe(load_method(name).settings_class))
-        except ConfigError as error:
-            found += error.problems
-    everything = set().union(*known.values()) if known else set()
+    everything = set().union(*known.values())
     found += [
         unknown(f"setting of {' or '.join(known)}", key, everything | {"preset"})
         for key in settings
@@ -163,29 +183,35 @@ def plan_methods(task: Task, choices: Choices, teacher: TeacherWeights) -> dict[
     plans = {}
     for name, names in known.items():
         own = {key: value for key, value in settings.items() if key in names}
-        plan, trouble = _plan(task, name, own, preset, teacher)
-        plans[name] = plan
-        found += trouble
-    if choices.epochs is not None and choices.epochs < 1:
-        found.append(f"epochs must be at least 1, got {choices.epochs}")
-    try:
+        with gathering(found):
+            plans[name] = _plan(task, name, own, preset)
+            _leave_epochs_to_learn(name, plans[name], epochs)
+    if epochs < 1:
+        found.append(f"epochs must be at least 1, got {epochs}")
+    with gathering(found, "student: "):
         build_network(choices.student or task.student, task.shape.channels, len(task.classes))
-    except ConfigError as error:
-        found += [f"student: {problem}" for problem in error.problems]
+    with gathering(found):
+        load_label_embeddings(task.embeddings, task.classes)
     if found:
         raise ConfigError(*dict.fromkeys(found))
     return plans
 
 
-def _plan(
-    task: Task,
-    name: str,
-    settings: Mapping[str, Any],
-    preset: Any,
-    teacher: TeacherWeights,
-) -> tuple[MethodPlan, list[str]]:
+def objections(task: Task, plans: Mapping[str, MethodPlan], teacher: TeacherWeights) -> list[str]:
+    """Why methods cannot work with this teacher; its architecture alone counts."""
+    built = teacher.build(task)
+    found = []
+    for name, plan in plans.items():
+        method = load_method(name)
+        settings = build(method.settings_class, plan.recipe, name)
+        found += [f"{name}: {text}" for text in method.objections(settings, built)]
+    return found
+
+
+def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> MethodPlan:
     method = load_method(name)
-    known = describe(method.settings_class)
+    kind = method.settings_class
+    known = describe(kind)
     found: list[str] = []
     bundle: Mapping[str, Value] = {}
     if preset is not None and preset in method.presets:
@@ -194,34 +220,59 @@ def _plan(
         found.append(unknown(f"preset of {name}", str(preset), method.presets))
     space = task.space(name)
     chosen = {**bundle, **settings}
-    found += problems(method.settings_class, settings, name)
-    found += problems(method.settings_class, space.recipe, f"task {task.name}, {name}")
-    search = {key: d for key, d in space.search.items() if key not in chosen}
-    for key, dimension in search.items():
-        for end in ends(dimension):
-            found += problems(
-                method.settings_class, {key: end}, f"task {task.name}, search, {name}"
-            )
+    found += problems(kind, settings, name)
+    found += problems(kind, space.recipe, f"task {task.name}, {name}")
+    where = f"task {task.name}, search, {name}"
+    search = {}
+    for key, dimension in space.search.items():
+        if key in chosen:
+            continue
+        wrong = [text for end in ends(dimension) for text in problems(kind, {key: end}, where)]
+        if not wrong and isinstance(dimension, Real) and known[key].type is int:
+            wrong = [f"{where}: {key} takes whole numbers only; add whole: true to its range"]
+        if not wrong:
+            search[key] = _fitted(dimension, known[key].type)
+        found += wrong
     if found:
-        return MethodPlan({}, {}), found
+        raise ConfigError(*found)
     recipe = {key: coerce(v, known[key].type) for key, v in {**space.recipe, **chosen}.items()}
-    built = build(method.settings_class, recipe, name)
-    found += [f"{name}: {text}" for text in method.objections(built, teacher.build(task))]
-    return MethodPlan(recipe, search), found
+    return MethodPlan(recipe, search)
+
+
+def _fitted(dimension: Dimension, wanted: type) -> Dimension:
+    """The dimension with options of a setting's type: YAML reads 1e-2 as a word."""
+    if not isinstance(dimension, Choice):
+        return dimension
+    return Choice(tuple(dict.fromkeys(coerce(option, wanted) for option in dimension.options)))
+
+
+def _leave_epochs_to_learn(name: str, plan: MethodPlan, epochs: int) -> None:
+    """Raise ConfigError where the warm-up takes all epochs: the student would learn nothing."""
+    settings = build(load_method(name).settings_class, plan.recipe, name)
+    warmup = settings.warmup
+    if "warmup" in plan.search:
+        warmup = max(int(end) for end in ends(plan.search["warmup"]))
+    if 1 <= epochs <= warmup:
+        raise ConfigError(
+            f"epochs {epochs} leaves {name}'s student no epoch to learn: warmup is {warmup}; "
+            f"raise --epochs above {warmup}, or --set warmup={epochs // 2}"
+        )
 
 
 def task_from_definition(definition: Mapping[str, Any]) -> Task:
     """The task of a sweep that was read back from its run folder."""
-    return parse_task(definition["task"], "the sweep's task", data=definition["task_data"])
+    task = parse_task(definition["task"], "the sweep's task")
+    return replace(task, data=definition["task_data"], embeddings=definition["task_embeddings"])
 
 
 def sweep_from_definition(definition: Mapping[str, Any], teacher: TeacherWeights) -> SweepSpec:
     """The sweep that was read back from its run folder."""
+    plans = {name: definition["methods"][name] for name in definition["order"]}
     methods = {
         name: MethodPlan(
             plan["recipe"], {key: parse_dimension(d) for key, d in plan["search"].items()}
         )
-        for name, plan in definition["methods"].items()
+        for name, plan in plans.items()
     }
     kept = ("epochs", "student", "seed", "scheduler", "search", "select", "workers", "control")
     return SweepSpec(

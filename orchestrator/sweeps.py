@@ -16,7 +16,6 @@ from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
 from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
 from dfkd.orchestrator.export import BEST, export_best
 from dfkd.orchestrator.requests import (
-    REMEMBERED,
     SweepRequest,
     choose_run,
     request_of,
@@ -154,8 +153,7 @@ def _run(
         ledger = Ledger.of(run)
         complete = _complete(run, ledger, spec, request.trials)
         if not complete:
-            remembered = {key: getattr(request, key) for key in REMEMBERED}
-            run.create(spec, request=remembered, command=shlex.join(sys.argv))
+            run.create(spec, request=request.remembered(), command=shlex.join(sys.argv))
         accuracy = teacher_accuracy(spec)
         view = SweepView(
             name=run.name,

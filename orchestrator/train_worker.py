@@ -17,6 +17,9 @@ from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Trial
 
+BUGS = (AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
+"""Errors that come again when the workers are started again; a lost peer's are RuntimeErrors."""
+
 
 def worker(config: dict[str, Any]) -> None:
     """The trial's epochs, with its team, from its folder's last checkpoint.
@@ -51,4 +54,7 @@ def worker(config: dict[str, Any]) -> None:
             train.report(report(row, done=trial.finished))
     except DfkdError as error:
         ray.get(exchange.fail.remote(str(error)))
+        raise
+    except BUGS as error:
+        ray.get(exchange.fail.remote(f"{type(error).__name__}: {error}"))
         raise

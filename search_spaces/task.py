@@ -151,7 +151,7 @@ class _Reader:
         "methods": dict,
     }
     KINDS: Mapping[type, str] = {
-        str: "text (quote it, if it is)",
+        str: "text (in quotes if need be)",
         list: "a list",
         dict: "a mapping of keys",
     }
@@ -231,7 +231,10 @@ class _Reader:
     def shape(self, tree: dict[Any, Any]) -> ImageShape:
         keys = ("channels", "height", "width")
         given = self.known(tree, keys, "image: ")
-        return ImageShape(*(self.whole(given.get(key), f"image.{key}") for key in keys))
+        for key in keys:
+            if key not in given:
+                self.object(f"image.{key} is missing")
+        return ImageShape(*(self.whole(given.get(key, 1), f"image.{key}") for key in keys))
 
     def normalize(
         self, tree: dict[Any, Any], shape: ImageShape | None
@@ -242,15 +245,14 @@ class _Reader:
             self.object(f"normalize.std must be above 0, got {given['std']!r}")
         return mean, std
 
-    def channel_numbers(
-        self, listed: Any, key: str, shape: ImageShape | None
-    ) -> tuple[float, ...]:
+    def channel_numbers(self, listed: Any, key: str, shape: ImageShape | None) -> tuple[float, ...]:
         try:
-            numbers = tuple(float(coerce(number, float)) for number in listed)
+            numbers = tuple(float(coerce(number, float)) for number in listed or ())
         except (TypeError, ValueError):
             numbers = ()
         if (
-            not numbers
+            not isinstance(listed, list)
+            or not numbers
             or not all(map(math.isfinite, numbers))
             or (shape is not None and len(numbers) != shape.channels)
         ):
@@ -269,12 +271,12 @@ class _Reader:
     def classes(self, names: list[Any]) -> tuple[str, ...]:
         if len(names) < 2:
             self.object("classes must be at least two names")
-        for name in names:
-            if not isinstance(name, str):
-                self.object(
-                    f"classes holds {name!r}, which is no name; quote it, as in "
-                    "['yes', 'no', '7']: YAML takes yes and no for true and false"
-                )
+        others = [repr(name) for name in names if not isinstance(name, str)]
+        if others:
+            self.object(
+                f"classes must be text, got {', '.join(others[:3])}; quote them, as in "
+                "['yes', '7']: YAML takes a bare yes for true, 7 for a number"
+            )
         return tuple(map(str, names))
 
     def is_method_space(self, name: Any, space: Any) -> bool:

@@ -6,12 +6,13 @@ be read without the task it came from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -47,7 +48,7 @@ class TeacherWeights:
         digest = hashlib.blake2b(self.network.encode(), digest_size=8)
         for name in sorted(self.state):
             digest.update(name.encode())
-            digest.update(self.state[name].contiguous().numpy().tobytes())
+            digest.update(_bytes(self.state[name]))
         return digest.hexdigest()
 
     def build(self, task: Task) -> Teacher:
@@ -57,9 +58,21 @@ class TeacherWeights:
         return Teacher(network, task.mean, task.std)
 
     def to_bytes(self) -> bytes:
-        """A safetensors file; its metadata holds the network's name and the origin."""
+        """A safetensors file; its metadata holds the network's name and the origin.
+
+        The same bytes every time: safetensors itself writes metadata in any order.
+        """
         tensors = {name: tensor.contiguous() for name, tensor in self.state.items()}
-        return safetensors.torch.save(tensors, {"network": self.network, "origin": self.origin})
+        data = safetensors.torch.save(tensors, {"network": self.network, "origin": self.origin})
+        body = 8 + int.from_bytes(data[:8], "little")
+        header = json.dumps(json.loads(data[8:body]), sort_keys=True).encode()
+        header += b" " * (-len(header) % 8)
+        return len(header).to_bytes(8, "little") + header + data[body:]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """A tensor's memory; numpy knows no bfloat16."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def teacher_from_bytes(data: bytes) -> TeacherWeights:
@@ -80,27 +93,47 @@ def find_teacher(
     """
     if reference is not None:
         return load_teacher(task, reference)
-    data = load_data(task, "train")
-    if data is None:
-        raise ConfigError(f"task {task.name} brings no teacher; give one with --teacher FILE")
+    data = _training_data(task)
     cached = cache_folder() / "teachers" / f"{task.name}-{teacher_key(task, data)}.safetensors"
-    if cached.is_file():
-        try:
-            return teacher_from_bytes(cached.read_bytes())
-        except (safetensors.SafetensorError, ValueError, KeyError):
-            cached.unlink()  # an unreadable cache is a missing one
+    with contextlib.suppress(OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        return teacher_from_bytes(cached.read_bytes())  # an unreadable cache is a missing one
     say(f"training the {task.name} teacher once; it is kept in {cached.parent}")
     network = train_teacher(task, data)
     weights = TeacherWeights(task.teacher.network, network.state_dict(), f"trained on {task.name}")
-    write_atomically(cached, weights.to_bytes())
+    try:
+        write_atomically(cached, weights.to_bytes())
+    except OSError as error:
+        say(
+            f"the teacher is not kept, {cached.parent} cannot be written: "
+            f"{error.strerror or error}; set DFKD_CACHE to another folder"
+        )
     return weights
+
+
+def untrained_teacher(task: Task) -> TeacherWeights:
+    """The task's own teacher before its training, to plan with; raises as `find_teacher` does."""
+    _training_data(task)
+    return TeacherWeights(task.teacher.network, _fresh(task).state_dict(), "not trained yet")
+
+
+def _training_data(task: Task) -> LabeledImages:
+    data = load_data(task, "train")
+    if data is None:
+        raise ConfigError(f"task {task.name} brings no teacher; give one with --teacher FILE")
+    return data
+
+
+def _fresh(task: Task) -> nn.Module:
+    """The teacher's network with its first weights."""
+    with global_stream("cpu", "teacher weights", task.teacher.seed):
+        return build_network(task.teacher.network, task.shape.channels, len(task.classes))
 
 
 def teacher_key(task: Task, data: LabeledImages) -> str:
     """A hash of all that determines the trained teacher."""
     pixels = hashlib.blake2b(data.images.numpy().tobytes() + data.labels.numpy().tobytes())
-    facts = [TRAINING_VERSION, asdict(task.teacher), task.mean, task.std, pixels.hexdigest()]
-    facts += [torch.__version__]
+    facts = [TRAINING_VERSION, asdict(task.teacher), task.mean, task.std, len(task.classes)]
+    facts += [list(data.images.shape), pixels.hexdigest(), torch.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
@@ -114,8 +147,7 @@ def train_teacher(task: Task, data: LabeledImages) -> nn.Module:
     augment = Augmentation(spec.shift)
     images, labels = data.images.float() / 255, data.labels
     steps = max(1, len(labels) // spec.batch_size) * spec.epochs
-    with global_stream("cpu", "teacher weights", spec.seed):
-        network = build_network(spec.network, task.shape.channels, len(task.classes))
+    network = _fresh(task)
     model = Normalized(network, task.mean, task.std).train()
     sgd = torch.optim.SGD(
         model.parameters(), spec.learning_rate, 0.9, weight_decay=spec.weight_decay, nesterov=True
@@ -133,7 +165,7 @@ def train_teacher(task: Task, data: LabeledImages) -> nn.Module:
 
 def load_teacher(task: Task, reference: str) -> TeacherWeights:
     """The weights that `[NETWORK:]FILE` names, checked against the task."""
-    name, _, path = reference.rpartition(":")
+    name, path = _split(reference)
     state, network = read_weights(path)
     network = name or network or task.teacher.network
     problems = misfits(state, network, task, path)
@@ -142,32 +174,59 @@ def load_teacher(task: Task, reference: str) -> TeacherWeights:
     return TeacherWeights(network, state, path)
 
 
+def _split(reference: str) -> tuple[str, str]:
+    """The network's name, or "", and the file of `[NETWORK:]FILE`; a file may have colons too."""
+    name, _, path = reference.partition(":")
+    if os.path.isfile(path) and not os.path.isfile(reference):
+        return name, path
+    return "", reference
+
+
 def read_weights(path: str) -> tuple[dict[str, Tensor], str | None]:
     """A state dict, and its network's name where the file says it. Never runs a pickle's code."""
     advice = "expected safetensors, or a state dict saved by torch.save"
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"teacher file {path} does not exist; {advice}")
+    network = None
     try:
         if path.endswith(".safetensors"):
             with safetensors.safe_open(path, framework="pt") as file:
                 network = (file.metadata() or {}).get("network")
-                return {key: file.get_tensor(key) for key in file.keys()}, network  # noqa: SIM118
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" not in str(error):
-            raise ConfigError(f"teacher file {path} cannot be read: {error}; {advice}") from None
-        raise ConfigError(
-            f"teacher file {path} holds more than weights and was refused, its code not run; save "
-            "the weights alone: torch.save(model.state_dict(), FILE)"
-        ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                state: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that are no pickle, torch's unpickler may raise anything
+        if isinstance(error, pickle.UnpicklingError) and " GLOBAL " in str(error):
+            raise ConfigError(
+                f"teacher file {path} holds more than weights and was refused, its code not run; "
+                "save the weights alone: torch.save(model.state_dict(), FILE)"
+            ) from None
+        wrapped = str(error).startswith("Weights only load failed")  # in long advice to us
+        reason = "it is damaged, or something else than weights" if wrapped else _first_line(error)
         raise ConfigError(f"teacher file {path} cannot be read: {reason}; {advice}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_weight, state, state.values())):
         raise ConfigError(f"teacher file {path} holds no state dict; {advice}")
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}, None
+    return {
+        key.removeprefix("module."): tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, tensor in state.items()
+    }, network
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
 
 
 def misfits(state: Mapping[str, Tensor], network: str, task: Task, path: str) -> list[str]:
@@ -186,7 +245,7 @@ def misfits(state: Mapping[str, Tensor], network: str, task: Task, path: str) ->
         ]
     problems = []
     head = [key for key in wanted if wanted[key].ndim == 1][-1]
-    if state[head].shape != wanted[head].shape:
+    if state[head].ndim == 1 and state[head].shape != wanted[head].shape:
         problems.append(
             f"teacher file {path} has {len(state[head])} classes, "
             f"task {task.name} has {len(task.classes)}"
@@ -198,6 +257,6 @@ def misfits(state: Mapping[str, Tensor], network: str, task: Task, path: str) ->
     ]
     if wrong and not problems:
         problems.append(f"teacher file {path} is not a {network}: {wrong[0]}")
-    if any(not tensor.isfinite().all() for tensor in state.values()):
+    if any(not tensor.float().isfinite().all() for tensor in state.values()):
         problems.append(f"teacher file {path} holds weights that are not finite")
     return problems

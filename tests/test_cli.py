@@ -297,7 +297,6 @@ def test_a_dry_run_can_be_had_as_json(stripes_file):
     assert as_json(told("sweep", stripes_file, "--dry-run", "--json"))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a teacher is trained and cached, requests.py")
 def test_a_dry_run_trains_no_teacher(stripes_file, tmp_path, monkeypatch):
     monkeypatch.setenv("DFKD_CACHE", str(tmp_path / "cache"))
     told("sweep", stripes_file, "--dry-run")
@@ -416,10 +415,7 @@ def test_a_name_that_is_taken_is_shown(command, storage, stripes_file):
 
 
 @pytest.mark.parametrize("command", ["status", "export --to x", "resume"])
-def test_an_unknown_run_gets_the_nearest_known_one(command, storage, request):
-    if command == "resume":
-        reason = "BUG: no hint, sweeps.py:resume should use catalog.py:find_run"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_an_unknown_run_gets_the_nearest_known_one(command, storage):
     verb, *options = command.split()
     assert "Did you mean 'done'?" in complaint(verb, "dome", *options, "--storage", storage)
 

@@ -57,7 +57,7 @@ def test_what_is_not_named_keeps_its_default():
         ({"degrees": float("inf")}, "degrees must be finite, got inf"),
         ({"degrees": True}, "degrees must be a number, got True"),
         ({"degrees": "hot"}, "degrees must be a number, got 'hot'"),
-        ({"degrees": None}, "degrees must be a number, got None"),
+        ({"degrees": None}, "degrees needs a value, degrees=VALUE"),
         ({"degrees": [180]}, "degrees must be a number, got [180]"),
         ({"minutes": 0}, "minutes must be at least 1, got 0"),
         ({"minutes": 1.5}, "minutes must be a whole number, got 1.5"),

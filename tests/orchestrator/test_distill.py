@@ -235,7 +235,6 @@ def test_a_finished_run_is_not_run_again(stripes_file, storage):
     assert second.best == first.best
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: task_data and --data stay relative, so are lost")
 def test_a_run_can_be_resumed_from_another_folder(stripes_file, storage, tmp_path, monkeypatch):
     write_task(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -270,14 +269,12 @@ def test_a_mistake_leaves_no_run(stripes_file, storage, options):
     assert not Path(storage).exists()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: found by the trial, in a run folder, specs.py")
 def test_label_embeddings_that_are_not_there_leave_no_run(storage, tmp_path):
     with pytest.raises(ConfigError):
         distill(write_task(tmp_path, {"embeddings": "minilms"}), storage=storage)
     assert not Path(storage).exists()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: NotADirectoryError after the run, sweeps.py:_run")
 def test_a_place_to_export_to_is_tried_before_the_run(stripes_file, storage, tmp_path):
     (tmp_path / "file").touch()
     events = Events()
@@ -319,7 +316,6 @@ def test_a_failed_trial_is_told_as_such(stripes_file, storage):
     assert events.seen[-2:] == ["trial failed", "sweep ended"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: resumed, and failed at once again, requests.py")
 def test_a_run_that_failed_is_not_taken_for_an_interrupted_one(stripes_file, storage):
     """Once its cause is gone (a full disk, say), the same call must have a chance."""
     run = interrupted(stripes_file, storage, 1)

@@ -214,7 +214,6 @@ def test_without_rows_there_are_no_results(created, sweep):
     assert not created.folder.exists(RESULTS)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: ArrowTypeError ends the sweep, runs.py:write_results")
 def test_results_take_options_of_several_kinds(created, tmp_path):
     """YAML reads 1e-2 as a word; settings take it as a number."""
     sweep = plan(write_task(tmp_path, {"search.student_lr": ["1e-2", 0.05]}))
@@ -356,7 +355,6 @@ def test_a_storage_folder_that_is_missing_has_no_runs(tmp_path):
 
 
 @pytest.mark.parametrize("write", [yaml.safe_dump, json.dumps])
-@pytest.mark.xfail(strict=True, reason="BUG: YAML is read by lines, requests.py:definition_name")
 def test_a_run_is_called_after_its_task_however_the_file_is_written(storage, tmp_path, write):
     path = write_task(tmp_path)
     (tmp_path / "stripes.yaml").write_text(write(tree({"task": "007"})))

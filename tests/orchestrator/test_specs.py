@@ -7,6 +7,7 @@ from small_tasks import EPOCHS, STRIPES, plan, write_task
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.networks import build_network
+from dfkd.orchestrator.requests import SweepRequest, plan_sweep
 from dfkd.orchestrator.specs import (
     TrialSpec,
     fingerprint,
@@ -62,7 +63,6 @@ def test_another_request_gives_another_fingerprint(sweep, stripes_file, options)
     assert other.fingerprint() != sweep.fingerprint()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: keys are sorted, yet turns go by order, specs.py")
 def test_another_order_of_methods_gives_another_fingerprint(sweep, stripes_file):
     other = plan(stripes_file, methods=("noise", "nayer"))
     assert other.fingerprint() != sweep.fingerprint()
@@ -98,6 +98,12 @@ def test_a_sweep_is_read_back_from_its_definition(sweep):
 def test_a_sweep_that_was_read_back_has_the_same_task(sweep):
     stored = json.loads(json.dumps(sweep.definition()))
     assert sweep_from_definition(stored, sweep.teacher).task == sweep.task
+
+
+def test_methods_keep_their_order_when_read_back(stripes_file):
+    sweep = plan(stripes_file, methods=("noise", "nayer"))
+    stored = json.loads(json.dumps(sweep.definition(), sort_keys=True))
+    assert list(sweep_from_definition(stored, sweep.teacher).methods) == ["noise", "nayer"]
 
 
 def test_a_trial_is_read_back_from_json(sweep):
@@ -178,7 +184,6 @@ def test_a_method_named_twice_counts_once(stripes_file):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: options stay as YAML gave them, specs.py:_plan")
 def test_options_become_what_the_setting_is(tmp_path):
     """YAML reads 1e-2 as a word, 0.01 as a number; settings take both, and so must a search."""
     task = write_task(tmp_path, {"search.student_lr": ["1e-2", 0.05]})
@@ -247,18 +252,15 @@ def test_all_mistakes_are_told_at_once(stripes_file):
     assert len(found) == 7
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the teacher's problem hides the rest, requests.py")
 def test_a_teacher_that_cannot_be_read_hides_no_other_mistake(stripes_file):
     found = problems_of(stripes_file, teacher="missing.pt", settings={"kd_steps": "0"})
     assert len(found) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: load_data fails twice, requests.py:resolve")
 def test_a_mistake_is_told_once(tmp_path):
     assert len(problems_of(write_task(tmp_path, {"data": "missing.npz"}))) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the teacher is trained first, requests.py:resolve")
 def test_a_mistake_is_found_before_a_teacher_is_trained(tmp_path, monkeypatch, stripes_file):
     monkeypatch.setenv("DFKD_CACHE", str(tmp_path / "cache"))
     problems_of(stripes_file, methods=("nayr",))
@@ -291,22 +293,42 @@ def test_what_a_task_sets_and_searches_is_checked(tmp_path, change, told):
     assert told in problem
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: trials then fail on fractions, specs.py:_plan")
 def test_a_whole_setting_is_not_searched_in_fractions(tmp_path):
     task = write_task(tmp_path, {"search.kd_steps": {"low": 1, "high": 4}})
     assert "kd_steps" in problems_of(task)[0]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: found by the first trial only, specs.py:plan_methods")
 def test_label_embeddings_that_are_not_there_are_found_before_the_run(tmp_path):
     (problem,) = problems_of(write_task(tmp_path, {"embeddings": "minilms"}))
     assert "minilms" in problem
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: exports a student that never learned, specs.py:_plan")
 def test_a_warm_up_that_leaves_no_epoch_to_learn_is_refused(stripes_file):
     (problem,) = problems_of(stripes_file, settings={"warmup": str(EPOCHS)})
+    assert f"warmup is {EPOCHS}" in problem
+    assert f"raise --epochs above {EPOCHS}, or --set warmup={EPOCHS // 2}" in problem
+
+
+def test_fewer_epochs_than_the_warm_up_are_refused(stripes_file):
+    (problem,) = problems_of(stripes_file, epochs=1)
+    assert "or --set warmup=0" in problem
+
+
+def test_a_search_whose_warm_up_may_leave_no_epoch_is_refused(tmp_path):
+    changes = {"search.warmup": {"low": 0, "high": EPOCHS, "whole": True}}
+    (problem,) = problems_of(write_task(tmp_path, changes))
     assert "warmup" in problem
+
+
+def test_a_recipe_may_lie_outside_what_is_searched(tmp_path):
+    assert plan(write_task(tmp_path, {"recipe.temperature": 3.0}))
+
+
+def test_planning_trains_no_teacher(stripes_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFKD_CACHE", str(tmp_path / "cache"))
+    planned = plan_sweep(SweepRequest(task=stripes_file))
+    assert planned.methods == plan(stripes_file).methods
+    assert planned.teacher.origin == "not trained yet"
 
 
 # What a method objects to

@@ -191,10 +191,11 @@ def test_arrays_that_do_not_fit_are_refused(save, refused, arrays, told):
         {"labels": LABELS + 0.5},
         {"labels": np.full(60, np.nan)},
         {"labels": LABELS.astype(str)},
+        {"labels": LABELS == 1},
         {"images": np.uint8(3)},
         {"images": IMAGES[:0], "labels": LABELS[:0]},
     ],
-    ids=["fractions", "nan", "words", "a number", "empty"],
+    ids=["fractions", "nan", "words", "switches", "a number", "empty"],
 )
 def test_labels_and_images_that_make_no_sense_are_refused(save, refused, arrays):
     assert refused(save(**arrays))

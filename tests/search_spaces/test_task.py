@@ -151,6 +151,13 @@ def test_a_users_data_is_found_from_other_folders_too(tmp_path, monkeypatch):
     assert task.data == str(tmp_path / "tasks" / "stripes.npz")
 
 
+def test_a_users_label_embeddings_lie_beside_the_users_file(tmp_path, monkeypatch):
+    write_task(tmp_path / "tasks", {"embeddings": "mine.safetensors"})
+    monkeypatch.chdir(tmp_path)
+    embeddings = load_task("tasks/stripes.yaml").embeddings
+    assert embeddings == str(tmp_path / "tasks" / "mine.safetensors")
+
+
 # What a file says
 
 
@@ -185,6 +192,20 @@ def test_every_kind_of_dimension_can_be_declared():
 
 def test_numbers_of_the_teacher_may_be_whole():
     assert parse({"teacher.learning_rate": 1}).teacher.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({"teacher.weight_decay": "5e-4"}, lambda task: task.teacher.weight_decay == 0.0005),
+        ({"normalize.mean": ["4e-1"]}, lambda task: task.mean == (0.4,)),
+        ({"epochs": "7"}, lambda task: task.epochs == 7),
+        ({"image.width": 6.0}, lambda task: task.shape.width == 6),
+    ],
+    ids=["teacher", "normalize", "epochs", "image"],
+)
+def test_numbers_that_yaml_reads_as_text_are_numbers(changes, read):
+    assert read(parse(changes))
 
 
 # Mistakes in a file
@@ -225,6 +246,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(changes, key, nearest):
     [
         ({"classes": ["one"]}, "classes must be at least two"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"image": {"channels": 1, "height": 6}}, "image.width is missing"),
         ({"image.width": 0}, "image.width must be at least 1, got 0"),
         ({"image.width": 6.5}, "image.width must be a whole number, got 6.5"),
         ({"normalize.mean": [0.1, 0.2]}, "normalize.mean must list one number per channel"),
@@ -258,6 +280,13 @@ def test_a_wrong_value_is_refused(changes, told):
         {"classes": [True, False]},  # what YAML makes of [yes, no]
         {"methods.nayer.recipe": [1]},
         {"task": "../mine"},
+        {"task": ".mine"},
+        {"normalize.mean": [True]},
+        {"normalize.mean": "5"},
+        {"search.temperature": {"low": 1, "high": float("inf")}},
+        {"search.temperature": {"low": 1, "high": 2, "log": "no"}},
+        {"search.temperature": [float("nan")]},
+        {"recipe": {True: 1}},
     ],
     ids=str,
 )
@@ -306,6 +335,11 @@ def test_all_wrong_values_are_told_at_once():
         "classes": [],
     }
     assert len(problems_of(wrong)) == len(wrong)
+
+
+def test_class_names_that_yaml_misreads_are_to_be_quoted():
+    with pytest.raises(ConfigError, match=r"got True, False; quote them"):
+        parse_task(yaml.safe_dump(tree({"classes": []})).replace("[]", "[yes, no]"), "mine.yaml")
 
 
 def test_unknown_keys_and_wrong_values_are_told_at_once():
