@@ -9,8 +9,16 @@ import asyncio
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 TURNS_KEPT = 2
+
+
+def beside_me(actor: Any) -> Any:
+    """An actor class to be started on the caller's node, so that only both are lost together."""
+    here = ray.get_runtime_context().get_node_id()
+    return actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
+
 
 Turn = tuple[str, int]  # which start of the workers, and how many times they have shared
 

@@ -27,7 +27,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.function_trainable import wrap_function
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from dfkd.orchestrator.actors import Exchange
+from dfkd.orchestrator.actors import Exchange, beside_me
 from dfkd.orchestrator.train_worker import worker
 
 DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
@@ -80,7 +80,7 @@ class OwnTrainer(TorchTrainer):
 
 def drive(config: dict[str, Any]) -> None:
     """The Tune trial: run the workers, pass their reports on."""
-    exchange = Exchange.remote(config["workers"])
+    exchange = beside_me(Exchange).remote(config["workers"])
     each = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
     trainer = OwnTrainer(
         worker,

@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from dfkd.methods.errors import SweepFailed
-from dfkd.orchestrator.actors import Registry
+from dfkd.orchestrator.actors import Registry, beside_me
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
 from dfkd.orchestrator.reporting import FAILED
 from dfkd.orchestrator.runs import Run, TrialRecord
@@ -219,7 +219,7 @@ def run_trials(
 ) -> None:
     """Run what is left of a sweep on the Ray that is up, `concurrent` trials at a time."""
     many = need.workers > 1
-    registry = Registry.remote() if many else None
+    registry = beside_me(Registry).remote() if many else None
     constants = {
         "run": ledger.run.folder.uri,
         "workers": need.workers,
