@@ -37,6 +37,18 @@ ABORT_TIMEOUT = 20.0
 JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
 
 
+class NoCoordinator:
+    """Stands in for Train's client of Ray's autoscaling coordinator, an actor that takes four
+    seconds to start: an autoscaler sees the workers' placement group anyway.
+    """
+
+    def maybe_send_resource_request(self, *request: Any) -> None:
+        return
+
+    def cancel_resource_request(self) -> None:
+        return
+
+
 class OwnTrainer(TorchTrainer):
     """A TorchTrainer whose controller runs in the calling thread and can be aborted from another.
 
@@ -53,6 +65,8 @@ class OwnTrainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, SUPERFLUOUS)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        kwargs["scaling_policy"].after_controller_start = lambda run_context: None
+        kwargs["scaling_policy"]._coordinator_client = NoCoordinator()
         self._controller = TrainController(**kwargs)
         self._loop = asyncio.new_event_loop()
         self._control = self._loop.create_task(self._controller.run())
