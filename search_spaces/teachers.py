@@ -140,8 +140,8 @@ def teacher_key(task: Task, data: LabeledImages) -> str:
 def train_teacher(task: Task, data: LabeledImages) -> nn.Module:
     """Supervised training with SGD, Nesterov momentum, a one-cycle schedule and random shifts.
 
-    Small images and networks only: everything is on the CPU. Deterministic for a torch version and a
-    number of threads.
+    Small images and networks only: everything is on the CPU. Deterministic for a torch version
+    and a number of threads.
     """
     spec = task.teacher
     rng = stream("cpu", "teacher", spec.seed)
