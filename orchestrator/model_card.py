@@ -55,6 +55,7 @@ def model_card(metrics: Mapping[str, Any]) -> str:
         **{key: percent(metrics[key]) for key in accuracies},
         "share": metrics["student_parameters"] / metrics["teacher_parameters"],
         "labels": labels,
+        "input": f"[{', '.join(map(str, metrics['input']))}]",
         "chosen": BY_ACCURACY if selected == "accuracy" else f"by {selected}, without real data",
         "settings": "\n".join(f"| {key} | {value} |" for key, value in metrics["recipe"].items()),
         **{package: metrics["versions"][package] for package in ("dfkd", "torch", "ray")},
