@@ -38,8 +38,8 @@ JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be reschedu
 
 
 class NoCoordinator:
-    """Stands in for Train's client of Ray's autoscaling coordinator, an actor that takes four
-    seconds to start: an autoscaler sees the workers' placement group anyway.
+    """Stands in for Train's client of Ray's autoscaling coordinator, and spares its actor's start:
+    an autoscaler sees the workers' placement group anyway.
     """
 
     def maybe_send_resource_request(self, *request: Any) -> None:
