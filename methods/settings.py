@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 from dfkd.methods.errors import ConfigError, unknown
 
 Value = bool | int | float | str
-Values = Mapping[str, Value]
 C = TypeVar("C")
 
 

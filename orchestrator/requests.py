@@ -13,7 +13,7 @@ import yaml
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
-from dfkd.orchestrator.runs import SWEEP, Run, find_runs
+from dfkd.orchestrator.runs import SWEEP, TEACHER, Run, find_runs
 from dfkd.orchestrator.schedulers import SCHEDULERS
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.search import SEARCHES
@@ -207,7 +207,7 @@ def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
         names = [other.name for other in find_runs(Folder.of(storage))]
         raise ConfigError(f"{unknown('sweep', run.name, names)}; `dfkd runs` lists them")
     facts = run.facts()
-    weights = run.folder.read("teacher.safetensors")
+    weights = run.folder.read(TEACHER)
     if weights is None:
         raise ConfigError(f"{run.folder.uri} holds no teacher; start the sweep again")
     sweep = sweep_from_definition(facts["definition"], teacher_from_bytes(weights))

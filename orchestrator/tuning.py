@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from dfkd.methods.errors import SweepFailed
 from dfkd.orchestrator.actors import Registry, beside_me
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
-from dfkd.orchestrator.reporting import FAILED
+from dfkd.orchestrator.reporting import FAILED, Constants
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
@@ -79,9 +79,7 @@ class Ledger:
 class TuneSearch(Searcher):
     """Hands Tune the trials to run: interrupted ones, then the control, then new proposals."""
 
-    def __init__(
-        self, sweep: SweepSpec, ledger: Ledger, trials: int, constants: dict[str, Any]
-    ) -> None:
+    def __init__(self, sweep: SweepSpec, ledger: Ledger, trials: int, constants: Constants) -> None:
         super().__init__(metric="score", mode="max")
         self._ledger = ledger
         self._constants = constants
