@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
 from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError
@@ -20,12 +20,34 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dfkd.orchestrator.sweeps import SweepResult
-    from dfkd.orchestrator.watching import Watcher
 
 STORAGE = "dfkd-runs"
 
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+class Guarded(TyperGroup):
+    """Turns dfkd's errors, from any command, into messages and exit statuses."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except ConfigError as error:
+            for problem in error.problems:
+                err.print(f"error: {problem}", style="red", soft_wrap=True)
+            raise typer.Exit(2) from None
+        except DfkdError as error:
+            err.print(f"failed: {error}", style="red", soft_wrap=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as interrupt:
+            err.print(str(interrupt) or "interrupted", soft_wrap=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="dfkd",
+    cls=Guarded,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,10 +55,6 @@ app = typer.Typer(
     help="Distill a trained image classifier into a smaller one without its training data, and "
     "search for the recipe that does it best. Start with: dfkd sweep digits --trials 8",
 )
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="A task (see `dfkd tasks`) or a task's .yaml file.")
@@ -50,12 +68,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Fix a setting; `dfkd methods M` lists them."),
 ]
 Teacher = Annotated[
-    str | None, typer.Option(metavar="[NETWORK:]FILE", help="The teacher's weights.")
+    str | None, typer.Option(help="Weights, [NETWORK:]FILE, or a name from the task's `teachers`.")
 ]
 Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As convnet-12-24-32.")]
-Data = Annotated[
-    str | None, typer.Option(metavar="FILE.npz", help="Labeled images to measure accuracy on.")
-]
+Data = Annotated[str | None, typer.Option(metavar="PATH", help="Labeled images to measure with.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
 Name = Annotated[str | None, typer.Option(help="The run folder's name; default: TASK-DATE-TIME.")]
 CpusPerWorker = Annotated[float, typer.Option(help="CPU cores, and threads, of each worker.")]
@@ -67,55 +83,28 @@ ExportDir = Annotated[str | None, typer.Option(help="Copy the student here too."
 GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
 
 
-def guarded(command: Command) -> Command:
-    """Turn dfkd's errors into messages and exit statuses."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except ConfigError as error:
-            for problem in error.problems:
-                err.print(f"error: {problem}", style="red", soft_wrap=True)
-            raise typer.Exit(2) from None
-        except DfkdError as error:
-            err.print(f"failed: {error}", style="red", soft_wrap=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as interrupt:
-            err.print(str(interrupt) or "interrupted", soft_wrap=True)
-            raise typer.Exit(130) from None
-
-    return run  # type: ignore[return-value]
-
-
 def request_fields(context: typer.Context) -> dict[str, Any]:
     """What was typed, as the fields of a SweepRequest."""
     fields = {key: v for key, v in context.params.items() if key not in ("json", "dry_run")}
     method = fields.pop("method")
     fields["methods"] = (method,) if isinstance(method, str) else tuple(method)
-    pairs = (pair.partition("=") for pair in fields.pop("set_") or ())
-    fields["settings"] = {key: value if equals else None for key, equals, value in pairs}
+    fields["settings"] = settings_in(fields.pop("set_"))
     return fields
 
 
-def make_watcher(as_json: bool) -> Watcher:
-    """A live table on a terminal, plain lines elsewhere, JSON lines on request."""
-    from dfkd.orchestrator.board import Board
-    from dfkd.orchestrator.watching import JsonLines, PlainLines
-
-    if as_json:
-        return JsonLines()
-    return Board(out) if out.is_terminal else PlainLines()
+def settings_in(pairs: list[str] | None) -> dict[str, str | None]:
+    """What `--set KEY=VALUE` said; None for a key without a value, which is refused later."""
+    parts = (pair.partition("=") for pair in pairs or ())
+    return {key: value if equals else None for key, equals, value in parts}
 
 
 @app.command()
-@guarded
 def sweep(
     context: typer.Context,
     task: TaskArgument,
     trials: Annotated[int, typer.Option(help="How many recipes to try.")] = 16,
     method: Annotated[
-        list[str], typer.Option(help="Repeat to compare; trials are dealt out in turn.")
+        list[str], typer.Option(help="Repeat to compare, or `all`; trials are dealt out.")
     ] = ["nayer"],  # noqa: B006 - Typer copies it
     epochs: Epochs = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers per trial.")] = 1,
@@ -150,11 +139,10 @@ def sweep(
         return
     from dfkd.orchestrator import sweep as run
 
-    finish(run(**request_fields(context), watcher=make_watcher(json)), json)
+    carry_out(run, json, **request_fields(context))
 
 
 @app.command()
-@guarded
 def distill(
     context: typer.Context,
     task: TaskArgument,
@@ -178,11 +166,10 @@ def distill(
     from dfkd.orchestrator import distill as run
 
     torch.set_num_threads(max(1, int(cpus_per_worker)))
-    finish(run(**request_fields(context), watcher=make_watcher(json)), json)
+    carry_out(run, json, **request_fields(context))
 
 
 @app.command()
-@guarded
 def resume(
     name: NameArgument,
     trials: Annotated[int | None, typer.Option(help="More trials than were asked for.")] = None,
@@ -195,11 +182,45 @@ def resume(
     from dfkd.orchestrator import resume as run
 
     changes = {"trials": trials, "concurrent": concurrent, "address": address}
-    finish(run(name, storage, watcher=make_watcher(json), **changes), json)
+    carry_out(run, json, name=name, storage=storage, **changes)
 
 
 @app.command()
-@guarded
+def teacher(
+    context: typer.Context,
+    task: TaskArgument,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Labeled images; default: the task's.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="One of the task's `teachers`.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As epochs=60; repeat.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="Default: the task's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
+    to: Annotated[str | None, typer.Option(help="Default: ./TASK-teacher.safetensors.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Train a teacher for TASK from labeled images, for want of one, and measure it.
+
+    For example: dfkd teacher digits --set epochs=60 --to mine.safetensors, and then: dfkd sweep
+    digits --teacher mine.safetensors. To set: epochs, batch_size, learning_rate, weight_decay,
+    shift, flip. What is not set is as in the task.
+    """
+    from dfkd.orchestrator import rendering
+    from dfkd.orchestrator.progress import training_progress
+    from dfkd.orchestrator.teaching import TeacherRequest, teach
+
+    fields = {key: v for key, v in context.params.items() if key not in ("json", "set_")}
+    request = TeacherRequest(**fields, settings=settings_in(set_))
+    with training_progress(out, f"{task} teacher", json) as on_progress:
+        found = teach(request, on_progress)
+    present(json, rendering.teacher(found), asdict(found))
+
+
+@app.command()
 def evaluate(
     student: Annotated[
         str, typer.Argument(metavar="STUDENT", help="A sweep, its best/ folder, or a .pt2 file.")
@@ -210,27 +231,19 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure an exported student's accuracy, and how it agrees with its teacher."""
-    from dataclasses import asdict
-
     from dfkd.orchestrator import rendering
     from dfkd.orchestrator.evaluation import evaluate as measure
 
     found = measure(student, storage, task, data)
-    if json:
-        print_json(asdict(found))
-    else:
-        show_all(rendering.evaluation(found))
+    present(json, rendering.evaluation(found), asdict(found))
 
 
 @app.command()
-@guarded
 def export(
     name: NameArgument,
     to: Annotated[str, typer.Option(help="The folder to write.")],
     trial: Annotated[str | None, typer.Option(help="Default: the best.")] = None,
-    format: Annotated[
-        list[str] | None, typer.Option(help="safetensors, pt2, pt; repeat for several.")
-    ] = None,
+    format: Annotated[list[str] | None, typer.Option(help="safetensors, pt2, pt; repeat.")] = None,
     storage: Storage = STORAGE,
 ) -> None:
     """Write a student of sweep NAME again: another trial's, or in another format."""
@@ -241,7 +254,6 @@ def export(
 
 
 @app.command()
-@guarded
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: latest.")] = None,
     storage: Storage = STORAGE,
@@ -252,15 +264,11 @@ def status(
     from dfkd.orchestrator.catalog import find_run, state, summary
 
     run = find_run(name, storage)
-    if json:
-        print_json(summary(run))
-        return
-    out.print(leaderboard(run, out))
-    out.print(f"{run.name} is {state(run)}, in {run.folder.uri}", soft_wrap=True)
+    where = f"{run.name} is {state(run)}, in {run.folder.uri}"
+    present(json, [leaderboard(run, out), where], summary(run))
 
 
 @app.command()
-@guarded
 def runs(storage: Storage = STORAGE, json: Json = False) -> None:
     """List the sweeps in a storage folder."""
     from dfkd.orchestrator import rendering
@@ -270,32 +278,21 @@ def runs(storage: Storage = STORAGE, json: Json = False) -> None:
 
     folder = Folder.of(storage)
     found = [summary(run) for run in find_runs(folder)]
-    if json:
-        print_json(*found)
-    else:
-        show_all(rendering.runs(found, folder.uri))
+    present(json, rendering.runs(found, folder.uri), *found)
 
 
 @app.command()
-@guarded
 def tasks(json: Json = False) -> None:
     """List the tasks that come with dfkd."""
+    from dfkd.orchestrator import rendering
     from dfkd.search_spaces.task import load_task, shipped_tasks
 
     known = [load_task(name) for name in shipped_tasks()]
-    if json:
-        print_json(*({"name": task.name, "summary": task.summary} for task in known))
-        return
-    table = Table("task", "classes", "image", "what it is")
-    for task in known:
-        size = f"{task.shape.channels}x{task.shape.height}x{task.shape.width}"
-        table.add_row(task.name, str(len(task.classes)), size, task.summary)
-    out.print(table)
-    out.print("your own: dfkd show digits > mine.yaml, edit it, dfkd sweep mine.yaml")
+    facts = ({"name": task.name, "summary": task.summary} for task in known)
+    present(json, rendering.tasks(known), *facts)
 
 
 @app.command()
-@guarded
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Its settings.")] = None,
     json: Json = False,
@@ -303,20 +300,18 @@ def methods(
     """List the methods, or one method's settings."""
     from dfkd.methods import METHODS, load_method
     from dfkd.methods.settings import describe
+    from dfkd.orchestrator import rendering
 
-    if json and name is None:
-        print_json(*({"name": known, "summary": told} for known, (_, told) in METHODS.items()))
-    elif json and name is not None:
-        for setting in describe(load_method(name).settings_class).values():
-            print_json({"name": setting.name, "default": setting.default})
+    if name is None:
+        listed = ({"name": known, **asdict(facts)} for known, facts in METHODS.items())
+        present(json, rendering.methods(), *listed)
     else:
-        from dfkd.orchestrator import rendering
-
-        show_all(rendering.methods() if name is None else rendering.settings(name))
+        known = describe(load_method(name).settings_class).values()
+        defaults = ({"name": setting.name, "default": setting.default} for setting in known)
+        present(json, rendering.settings(name), *defaults)
 
 
 @app.command()
-@guarded
 def show(task: TaskArgument) -> None:
     """Print a task's YAML, to read or to start one's own from."""
     from dfkd.search_spaces.task import load_task
@@ -325,11 +320,7 @@ def show(task: TaskArgument) -> None:
 
 
 @app.command()
-@guarded
-def doctor(
-    storage: Storage = STORAGE,
-    address: Address = None,
-) -> None:
+def doctor(storage: Storage = STORAGE, address: Address = None) -> None:
     """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
     from dfkd.orchestrator.doctor import examine
 
@@ -349,35 +340,31 @@ def show_plan(fields: dict[str, Any], as_json: bool) -> None:
 
     request = SweepRequest(**fields)
     spec = plan_sweep(request)
-    if as_json:
-        plan = {key: v for key, v in spec.definition().items() if key != "teacher"}
-        print_json({"event": "plan", "trials": request.trials, **plan})
-    else:
-        show_all(rendering.plan(request, spec))
+    plan = {key: v for key, v in spec.definition().items() if key != "teacher"}
+    facts = {"event": "plan", "trials": request.trials, **plan}
+    present(as_json, rendering.plan(request, spec), facts)
 
 
-def finish(result: SweepResult, as_json: bool) -> None:
-    """Say how a sweep ended; exit status 1 if a trial failed."""
+def carry_out(run: Callable[..., SweepResult], as_json: bool, **fields: Any) -> None:
+    """Run a sweep, watched, and say how it ended; exit status 1 if a trial failed."""
     from dfkd.orchestrator import catalog, rendering
+    from dfkd.orchestrator.progress import sweep_watcher
 
-    if as_json:
-        print_json({"event": "sweep_ended", **catalog.outcome(result)})
-    else:
-        show_all(rendering.outcome(result))
+    result = run(**fields, watcher=sweep_watcher(out, as_json))
+    facts = {"event": "sweep_ended", **catalog.outcome(result)}
+    present(as_json, rendering.outcome(result), facts)
     if result.failed:
         raise typer.Exit(1)
 
 
-def show_all(parts: Iterable[RenderableType]) -> None:
-    """Print tables and sentences, one below the other."""
+def present(as_json: bool, parts: Iterable[RenderableType], *values: dict[str, Any]) -> None:
+    """A result: one JSON object per line, or tables and sentences, one below the other."""
+    if as_json:
+        for value in values:
+            print(json.dumps(value), flush=True)
+        return
     for part in parts:
         out.print(part, soft_wrap=isinstance(part, str))
-
-
-def print_json(*values: dict[str, Any]) -> None:
-    """One JSON object per line of standard output."""
-    for value in values:
-        print(json.dumps(value), flush=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -20,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
+
+from provenance import commit, machine
 
 DFKD = [sys.executable, "-m", "dfkd.cli"]
 REPEATS = 15  # of the quick commands
@@ -40,25 +40,6 @@ def main() -> None:
         sweeps(folder, seeds)
         two_workers(folder)
         interruption(folder)
-
-
-def machine() -> str:
-    """CPU, cores and Python, in words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """The checkout's commit, marked if the tree differs from it."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=9"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return found.stdout.strip()
 
 
 def quick_commands() -> None:

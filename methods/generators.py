@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from dfkd.methods.shape import ImageShape
 
+BETAS = (0.5, 0.999)  # of every Adam that trains a generator
 DEEP_FROM = 97  # pixels: larger images get four doublings instead of two (NAYER's NLDeep)
+
+Size = tuple[int, int]
 
 
 class Trunk(nn.Module):
@@ -19,23 +23,26 @@ class Trunk(nn.Module):
     The generator of CMI, Fast and NAYER: a linear layer to a small map, then nearest upsampling and
     3x3 convolutions with BatchNorm and LeakyReLU(0.2). Two doublings up to 96 pixels; above, four,
     after a convolution at the small size (NAYER's variant for ImageNet). Sizes need not be square
-    or divisible.
+    or divisible. `sizes` are the resolutions it can render, by default the shape's own alone: each
+    has a first and a last layer of its own, all share the layers between (MUSE).
     """
 
-    def __init__(self, inputs: int, shape: ImageShape, width: int) -> None:
+    def __init__(
+        self, inputs: int, shape: ImageShape, width: int, sizes: Sequence[Size] = ()
+    ) -> None:
         super().__init__()
         wide, narrow = 2 * width, width
-        deep = max(shape.height, shape.width) >= DEEP_FROM
+        native = (shape.height, shape.width)
+        self.sizes = tuple(sizes) or (native,)
+        deep = max(native) >= DEEP_FROM
         widths = [wide, wide, narrow, narrow, narrow] if deep else [wide, narrow]
-        doublings = 4 if deep else 2
-        seed_size, *grown = [
-            (math.ceil(shape.height / 2**k), math.ceil(shape.width / 2**k))
-            for k in reversed(range(doublings + 1))
-        ]
-        self.seed_size = seed_size
-        self.sizes = [seed_size, *grown] if deep else grown
+        ladders = [_ladder(size, 4 if deep else 2) for size in self.sizes]
+        self.seed_sizes = [ladder[0] for ladder in ladders]
+        self.steps = [ladder if deep else ladder[1:] for ladder in ladders]
         self.wide = wide
-        self.seed = nn.Linear(inputs, wide * self.seed_size[0] * self.seed_size[1])
+        self.seeds = nn.ModuleList(
+            nn.Linear(inputs, wide * height * width) for height, width in self.seed_sizes
+        )
         self.norm = nn.BatchNorm2d(wide)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -45,13 +52,50 @@ class Trunk(nn.Module):
             )
             for a, b in zip([wide, *widths], widths, strict=False)
         )
-        self.head = nn.Conv2d(widths[-1], shape.channels, 3, padding=1)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(widths[-1], shape.channels, 3, padding=1) for _ in self.sizes
+        )
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        maps: Tensor = self.norm(self.seed(vectors).view(-1, self.wide, *self.seed_size))
-        for size, stage in zip(self.sizes, self.stages, strict=True):
+    def forward(self, vectors: Tensor, which: int = 0) -> Tensor:
+        """Images of `sizes[which]`."""
+        maps: Tensor = self.seeds[which](vectors).view(-1, self.wide, *self.seed_sizes[which])
+        maps = self.norm(maps)
+        for size, stage in zip(self.steps[which], self.stages, strict=True):
             maps = stage(F.interpolate(maps, size=size, mode="nearest"))
-        return torch.sigmoid(self.head(maps))
+        return torch.sigmoid(self.heads[which](maps))
+
+
+def _ladder(size: Size, doublings: int) -> list[Size]:
+    """Sizes from the small map to the image, each about twice the one before."""
+    height, width = size
+    return [
+        (math.ceil(height / 2**k), math.ceil(width / 2**k)) for k in reversed(range(doublings + 1))
+    ]
+
+
+class LatentGenerator(nn.Module):
+    """Noise [B, latent] to images: the generator of all methods before label-text embeddings.
+
+    With `classes`, a learned embedding of the class is put beside the noise (CGDD). The module is
+    always in training mode: its BatchNorm statistics are those of the batch.
+    """
+
+    def __init__(self, latent: int, shape: ImageShape, width: int, classes: int = 0) -> None:
+        super().__init__()
+        self.latent = latent
+        self.classes = nn.Embedding(classes, latent) if classes else None
+        self.trunk = Trunk(2 * latent if classes else latent, shape, width)
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """Noise [count, latent] from N(0, 1)."""
+        return torch.randn(count, self.latent, generator=rng, device=rng.device)
+
+    def forward(self, noise: Tensor, target: Tensor | None = None) -> Tensor:
+        """Noise, and classes [B] if it is conditioned on them, to images in [0, 1]."""
+        if self.classes is not None and target is not None:
+            noise = torch.cat([noise, self.classes(target)], dim=1)
+        images: Tensor = self.trunk(noise)
+        return images
 
 
 class NoisyLayers(nn.Module):
@@ -96,7 +140,18 @@ class NoisyLabelGenerator(nn.Module):
         self.noisy = noisy
         self.trunk = trunk
 
-    def forward(self, target: Tensor) -> Tensor:
-        """Classes [B] to images [B, channels, H, W] in [0, 1]."""
-        images: Tensor = self.trunk(self.noisy(self.spread(self.embeddings[target])))
+    def forward(self, target: Tensor, which: int = 0) -> Tensor:
+        """Classes [B] to images [B, channels, H, W] in [0, 1], of the trunk's size `which`."""
+        images: Tensor = self.trunk(self.noisy(self.spread(self.embeddings[target])), which)
         return images
+
+
+@torch.no_grad()
+def reinitialize(generator: nn.Module, rng: torch.Generator) -> None:
+    """Weights from N(0, 0.02^2), BatchNorm scales from N(1, 0.02^2), biases 0."""
+    for module in generator.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+            middle = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
+            module.weight.normal_(middle, 0.02, generator=rng)
+            if module.bias is not None:
+                module.bias.zero_()

@@ -1,7 +1,9 @@
-"""What the student is taught from: shards of synthetic images, and the pool that holds them."""
+"""What the student is taught from: shards of synthetic images, pools that hold them, mixtures."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.shape import ImageShape
+
+POLICIES = ("ring", "reservoir", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +29,44 @@ class Shard:
         return cls((images.detach() * 255).round().to(torch.uint8), labels)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the student is shown in one step."""
+
+    images: Tensor
+    """[B, channels, H, W], floats in [0, 1]."""
+    labels: Tensor | None = None
+    """The classes [B] that the images were made for; None where nobody asked for any."""
+    weights: Tensor | None = None
+    """How much each image counts, [B]; None: all the same."""
+    index: Tensor | None = None
+    """Where each image lies in its pool, [B]; None where it lies in none."""
+
+
 class ImageSource(Protocol):
     """Anything a student can draw training images from."""
 
-    def sample(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images [count, channels, H, W] float in [0, 1] and their labels [count]."""
+    def sample(self, count: int, rng: torch.Generator) -> Batch:
+        """`count` images."""
         ...
 
 
 class Pool:
-    """Images in one uint8 tensor on the device; the oldest give way when `capacity` is reached.
+    """Images in one uint8 tensor on the device.
 
-    `capacity` counts images; 0 means no bound (the tensor then doubles as needed).
+    `capacity` counts images; 0 means no bound (the tensor then doubles as needed). In a full pool
+    the policy decides who gives way: `ring` the oldest, `random` anybody, `reservoir` such that
+    every image ever added is kept with the same probability (Vitter 1985, algorithm R).
     """
 
-    def __init__(self, shape: ImageShape, capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, shape: ImageShape, capacity: int, device: torch.device, policy: str = "ring"
+    ) -> None:
         self.capacity = capacity
+        self.policy = policy
         self._next = 0  # where the next image goes
         self._size = 0
+        self._seen = 0
         rows = capacity or 256
         size = (rows, shape.channels, shape.height, shape.width)
         self._images = torch.empty(size, dtype=torch.uint8, device=device)
@@ -66,31 +90,44 @@ class Pool:
         """The classes that the images were made for."""
         return self._labels[: self._size]
 
-    def add(self, shard: Shard) -> None:
-        """Copy a shard in; with a capacity, over the oldest images."""
+    def add(self, shard: Shard, rng: torch.Generator | None = None) -> Tensor:
+        """Copy a shard in; returns where its images went [<= B]. Only `ring` can do without rng."""
         count = len(shard.images)
         if not self.capacity:
-            self._reserve(self._next + count)
-        where = torch.arange(self._next, self._next + count, device=self._images.device)
-        where = where[-len(self._images) :] % len(self._images)
-        self._images[where] = shard.images[-len(where) :].to(self._images.device)
-        self._labels[where] = shard.labels[-len(where) :].to(self._labels.device)
+            self._reserve(self._size + count)
+        if self.policy == "ring" or self._size + count <= len(self._images):
+            where = torch.arange(self._next, self._next + count) % len(self._images)
+            rows = torch.arange(max(0, count - len(self._images)), count)
+            where = where[rows]
+        else:
+            where, rows = self._displaced(count, rng)
         self._next = (
             (self._next + count) % len(self._images) if self.capacity else self._size + count
         )
+        self._seen += count
         self._size = min(self._size + count, len(self._images))
+        device = self._images.device
+        where, rows = where.to(device), rows.to(shard.images.device)
+        self._images[where] = shard.images[rows].to(device)
+        self._labels[where] = shard.labels[rows].to(device)
+        return where
 
-    def sample(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw `count` images with replacement, as floats in [0, 1]."""
+    def sample(self, count: int, rng: torch.Generator) -> Batch:
+        """Draw `count` images with replacement."""
         if not self._size:
             raise TrialFailed("the pool is empty: nothing was synthesized before distillation")
-        index = torch.randint(self._size, (count,), generator=rng, device=self._images.device)
-        return self._images[index].float() / 255, self._labels[index]
+        return self.at(
+            torch.randint(self._size, (count,), generator=rng, device=self._images.device)
+        )
+
+    def at(self, index: Tensor, weights: Tensor | None = None) -> Batch:
+        """The images at `index` [B], as floats."""
+        return Batch(self._images[index].float() / 255, self._labels[index], weights, index)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to rebuild the pool exactly."""
         images, labels = (t.to("cpu", copy=True) for t in (self.images, self.labels))
-        return {"images": images, "labels": labels, "next": self._next}
+        return {"images": images, "labels": labels, "next": self._next, "seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the pool whose `state()` this is."""
@@ -99,9 +136,51 @@ class Pool:
             self._reserve(size)
         self._images[:size] = state["images"].to(self._images.device)
         self._labels[:size] = state["labels"].to(self._labels.device)
-        self._size, self._next = size, state["next"]
+        self._size, self._next, self._seen = size, state["next"], state["seen"]
+
+    def _displaced(self, count: int, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Slots for the images of a shard that does not fit, and the rows that go there."""
+        assert rng is not None, f"a {self.policy} pool needs a generator"
+        rooms = len(self._images)
+        rows = torch.arange(count, device=rng.device)
+        among = self._seen + rows + 1 if self.policy == "reservoir" else torch.tensor(rooms)
+        drawn = (torch.rand(count, generator=rng, device=rng.device) * among).long()
+        slots = torch.where(self._size + rows < rooms, self._size + rows, drawn)
+        rows, slots = rows[slots < rooms], slots[slots < rooms]
+        latest = torch.full((rooms,), -1, device=rng.device)  # of two for one slot, the later stays
+        latest = latest.scatter_reduce(0, slots, rows, "amax")
+        where = latest.ge(0).nonzero().squeeze(1)
+        return where, latest[where]
 
     def _reserve(self, rows: int) -> None:
         while len(self._images) < rows:
             self._images = torch.cat([self._images, torch.empty_like(self._images)])
             self._labels = torch.cat([self._labels, torch.empty_like(self._labels)])
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Batches of which `share` comes from a memory, and the rest is novel."""
+
+    novel: ImageSource
+    memory: ImageSource
+    share: float
+
+    def novel_of(self, count: int) -> int:
+        """How many of a batch of `count` images are novel; at least one is."""
+        return max(1, math.floor(count * (1 - self.share) + 1e-9))
+
+    def sample(self, count: int, rng: torch.Generator) -> Batch:
+        """The novel images first. Labels are kept only if both sides have them."""
+        fresh = self.novel_of(count)
+        novel = self.novel.sample(fresh, rng)
+        return joined([novel, self.memory.sample(count - fresh, rng)]) if fresh < count else novel
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several. Labels are kept only if all have them."""
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return Batch(
+        torch.cat([batch.images for batch in batches]),
+        torch.cat(labels) if len(labels) == len(batches) else None,
+    )

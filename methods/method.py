@@ -64,7 +64,8 @@ class Method(Protocol):
 
     settings_class: ClassVar[type[StudentSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Value]]]
-    """Named bundles of settings, such as `paper`: the published ones where they differ."""
+    """Named bundles of settings: `paper`, the published ones where the defaults differ; `small`,
+    what suits small images on a CPU, which the tasks of that kind start from."""
 
     def __init__(self, settings: Any, bench: Workbench) -> None: ...
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from dfkd.methods.memory import Batch
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
@@ -22,17 +22,14 @@ from dfkd.methods.teacher import Teacher
 
 @dataclass(frozen=True, slots=True)
 class UniformNoise:
-    """An endless source of uniform noise; the labels are random."""
+    """An endless source of uniform noise."""
 
     shape: ImageShape
-    classes: int
 
-    def sample(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Fresh images [count, channels, H, W] in [0, 1) and labels [count]."""
+    def sample(self, count: int, rng: torch.Generator) -> Batch:
+        """Fresh images [count, channels, H, W] in [0, 1); nobody asked for classes."""
         size = (count, self.shape.channels, self.shape.height, self.shape.width)
-        images = torch.rand(size, generator=rng, device=rng.device)
-        labels = torch.randint(self.classes, (count,), generator=rng, device=rng.device)
-        return images, labels
+        return Batch(torch.rand(size, generator=rng, device=rng.device))
 
 
 class Noise:
@@ -44,7 +41,7 @@ class Noise:
     def __init__(self, settings: StudentSettings, bench: Workbench) -> None:
         self.settings = settings
         self.bench = bench
-        self.source = UniformNoise(bench.shape, bench.classes)
+        self.source = UniformNoise(bench.shape)
 
     @staticmethod
     def objections(settings: StudentSettings, teacher: Teacher) -> list[str]:
@@ -54,8 +51,10 @@ class Noise:
         """Distill; the warm-up epochs, in which others synthesize, pass idle."""
         if epoch < self.settings.warmup:
             return {}
-        with self.bench.clock("distillation"):
-            return self.bench.student.distill(self.bench.teacher, self.source, epoch, rng)
+        settings, bench = self.settings, self.bench
+        with bench.clock("distillation"):
+            metrics = bench.student.distill(bench.teacher, self.source, epoch, rng)
+        return metrics | {"images_made": settings.kd_steps * settings.kd_batch_size}
 
     def state(self) -> dict[str, Any]:
         return {}

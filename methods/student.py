@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfkd.methods.augment import Augmentation
 from dfkd.methods.errors import TrialFailed
-from dfkd.methods.losses import distillation
-from dfkd.methods.memory import ImageSource
+from dfkd.methods.losses import divergence, logit_distance
+from dfkd.methods.memory import Batch, ImageSource
 from dfkd.methods.settings import check, setting
+from dfkd.methods.sight import Observer, Sight
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import Team
+
+Lesson = Callable[[Batch, Sight, Sight], Tensor]
+"""The loss of one student step, from the batch and how student and teacher see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,7 @@ class StudentSettings:
     warmup: int = setting(20, "epochs of synthesis before the student starts", at_least=0)
     kd_steps: int = setting(400, "student steps per epoch", at_least=1)
     kd_batch_size: int = setting(512, "images per student step, over all workers", at_least=1)
+    kd_loss: str = setting("kl", "kl: softened classes; l1: logits", choices=("kl", "l1"))
     temperature: float = setting(20.0, "softening of both answers in the KD loss", above=0)
     student_lr: float = setting(0.2, "first learning rate; a cosine takes it to 0.1 %", above=0)
     momentum: float = setting(0.9, "of the student's SGD", at_least=0, at_most=0.999)
@@ -50,6 +55,8 @@ class Student:
         self.epochs = epochs
         self.team = team
         self._trained = team.parallel(network)
+        self._observer = Observer(network)
+        self._heads = nn.ModuleList()
         self._augment = Augmentation(settings.shift, settings.flip)
         self._optimizer = torch.optim.SGD(
             network.parameters(),
@@ -58,46 +65,93 @@ class Student:
             weight_decay=settings.weight_decay,
         )
 
+    @property
+    def head(self) -> nn.Linear | None:
+        """The last linear layer, whose input is the embedding of an image; None without one."""
+        return self._observer.layers.head  # type: ignore[no-any-return]
+
+    def adopt(self, head: nn.Module) -> None:
+        """Train `head` along with the network, on what the lessons make of it."""
+        self._heads.append(head)
+        self._optimizer.add_param_group({"params": list(head.parameters())})
+
     @contextmanager
     def frozen(self) -> Iterator[nn.Module]:
         """The network in evaluation mode without gradients of its own, for a generator's loss."""
-        learning = [p for p in self.network.parameters() if p.requires_grad]
-        self.network.eval().requires_grad_(False)
+        learning = [p for p in self._parameters() if p.requires_grad]
+        self.network.eval()
+        for p in learning:
+            p.requires_grad_(False)
         try:
             yield self.network
         finally:
             for p in learning:
                 p.requires_grad_(True)
 
+    def look(self, images: Tensor) -> Sight:
+        """Images [B, channels, H, W] in [0, 1] as the network sees them."""
+        through = self._trained if self.network.training else self.network
+        return self._observer.look(images, through)
+
     def distill(
-        self, teacher: Teacher, source: ImageSource, epoch: int, rng: torch.Generator
+        self,
+        teacher: Teacher,
+        source: ImageSource,
+        epoch: int,
+        rng: torch.Generator,
+        lesson: Lesson | None = None,
     ) -> dict[str, float]:
-        """One epoch of KD: `kd_steps` steps on images from `source`; returns the mean loss.
+        """One epoch: `kd_steps` steps on images from `source`; returns the mean loss.
 
         Raises TrialFailed when the loss is not finite.
         """
-        settings = self.settings
+        batch = self.begin(epoch)
+        total = torch.zeros((), device=rng.device)
+        for _ in range(self.settings.kd_steps):
+            total += self.learn(teacher, source.sample(batch, rng), rng, lesson)
+        return self.end(epoch, total)
+
+    def begin(self, epoch: int) -> int:
+        """Set the epoch's learning rate; returns how many images this worker's steps take."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(epoch)
-        batch = math.ceil(settings.kd_batch_size / self.team.size)
+        return math.ceil(self.settings.kd_batch_size / self.team.size)
+
+    def learn(
+        self, teacher: Teacher, batch: Batch, rng: torch.Generator, lesson: Lesson | None = None
+    ) -> Tensor:
+        """One step on one batch, augmented here; returns the loss, by default that of KD."""
         self._trained.train()
-        total = torch.zeros((), device=rng.device)
-        for _ in range(settings.kd_steps):
-            images = self._augment(source.sample(batch, rng)[0], rng)
-            with torch.no_grad():
-                answers = teacher.logits(images)
-            loss = distillation(self._trained(images), answers, settings.temperature)
-            self._optimizer.zero_grad()
-            loss.backward()
-            if settings.clip_norm:
-                nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-            self._optimizer.step()
-            total += loss.detach()
-        mean = float(self.team.total(total)) / (settings.kd_steps * self.team.size)
+        batch = replace(batch, images=self._augment(batch.images, rng))
+        with torch.no_grad():  # what the teacher's layers saw takes memory, so only for lessons
+            theirs = teacher.look(batch.images, deep=lesson is not None)
+        loss = (lesson or self.kd)(batch, self.look(batch.images), theirs)
+        self._optimizer.zero_grad()
+        loss.backward()
+        for p in self._heads.parameters():  # the network's are averaged by `team.parallel`
+            p.grad = self.team.total(p.grad) / self.team.size if p.grad is not None else None
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_norm)
+        self._optimizer.step()
+        return loss.detach()
+
+    def kd(self, batch: Batch, mine: Sight, theirs: Sight) -> Tensor:
+        """The KD loss of the settings: temperature^2 KL(teacher || student), or L1 of logits."""
+        if self.settings.kd_loss == "l1":
+            return logit_distance(mine.logits, theirs.logits, batch.weights)
+        temperature = self.settings.temperature
+        gaps = divergence(mine.logits, theirs.logits, temperature)
+        if batch.weights is not None:
+            gaps = gaps * batch.weights
+        return gaps.mean() * temperature**2
+
+    def end(self, epoch: int, total: Tensor) -> dict[str, float]:
+        """The epoch's mean loss over all workers; raises TrialFailed when it is not finite."""
+        mean = float(self.team.total(total)) / (self.settings.kd_steps * self.team.size)
         if not math.isfinite(mean):
             raise TrialFailed(
                 f"the student's loss is {mean} in epoch {epoch}; "
-                f"try a student_lr below {settings.student_lr:g} or a clip_norm"
+                f"try a student_lr below {self.settings.student_lr:g} or a clip_norm"
             )
         return {"kd_loss": mean}
 
@@ -110,9 +164,17 @@ class Student:
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer, for a checkpoint."""
-        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {
+            "network": self.network.state_dict(),
+            "heads": self._heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the student whose `state()` this is."""
         self.network.load_state_dict(state["network"])
+        self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.network.parameters(), *self._heads.parameters()]

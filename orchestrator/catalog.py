@@ -8,7 +8,8 @@ from typing import Any
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.orchestrator.export import BEST, FORMATS, export_student
 from dfkd.orchestrator.requests import definition_name
-from dfkd.orchestrator.runs import Run, find_runs
+from dfkd.orchestrator.robustness import as_json
+from dfkd.orchestrator.runs import Run, TrialRecord, find_runs
 from dfkd.orchestrator.specs import CONTROL_ID
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import SweepResult
@@ -35,9 +36,10 @@ def state(run: Run) -> str:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """A run in a line."""
+    """A run, and each of its trials, as JSON values."""
     facts = run.facts()
-    records = [record for record in run.records() if record.spec.id != CONTROL_ID]
+    everyone = run.records()
+    records = [record for record in everyone if record.spec.id != CONTROL_ID]
     scores = [r.best["score"] for r in records if r.best is not None and r.outcome != "failed"]
     return {
         "name": run.name,
@@ -48,6 +50,22 @@ def summary(run: Run) -> dict[str, Any]:
         "score": max(scores, default=None),
         "select": facts["definition"]["select"],
         "folder": run.folder.uri,
+        "per_trial": [figures(record) for record in everyone],
+    }
+
+
+def figures(record: TrialRecord) -> dict[str, Any]:
+    """A trial as JSON values: how many epochs ran, which was the best, and over all of them."""
+    best = record.best or {}
+    return {
+        "trial": record.spec.id,
+        "method": record.spec.method,
+        "outcome": record.outcome,
+        "epochs_run": record.rows[-1]["epoch"] if record.rows else 0,
+        "best_epoch": best.get("epoch"),
+        "score": best.get("score"),
+        "accuracy": best.get("accuracy"),
+        "robustness": as_json(record.robustness),
     }
 
 
@@ -64,6 +82,8 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "noise_control_accuracy": (
             (result.control.best or {}).get("accuracy") if result.control else None
         ),
+        "robustness": as_json(result.best.robustness),
+        "noise_control_robustness": as_json(result.control.robustness if result.control else None),
         "selected_by": result.select,
         "failed": {record.spec.id: record.reason for record in result.failed},
         "exported": result.exported.uri,

@@ -13,6 +13,7 @@ from dfkd.methods.errors import DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
 from dfkd.orchestrator.model_card import model_card
 from dfkd.orchestrator.programs import program
+from dfkd.orchestrator.robustness import as_json
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import STUDENT
@@ -63,6 +64,10 @@ def export_student(
         "score": record.best["score"],
         "accuracy": record.best.get("accuracy"),
         "noise_control_accuracy": (control.best or {}).get("accuracy") if control else None,
+        "epochs_run": record.rows[-1]["epoch"],
+        "epochs_planned": record.spec.epochs,
+        "robustness": as_json(record.robustness),
+        "noise_control_robustness": as_json(control.robustness if control else None),
         "evaluation_images": len(surroundings.evaluation) if surroundings.evaluation else 0,
         "input": ["batch", task.shape.channels, task.shape.height, task.shape.width],
         "classes": list(task.classes),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dfkd.orchestrator.robustness import LAST, Robustness
+
 CARD = """\
 # {task}: {student}, distilled without data
 
@@ -16,6 +18,15 @@ A student of {student_parameters:,} parameters ({share:.0%} of its teacher's), d
 | teacher ({teacher}) | {teacher_accuracy} |
 | **this student** | {accuracy} |
 | noise control (same budget, uniform noise instead of synthesis) | {noise_control_accuracy} |
+
+| accuracy over epochs | epochs | mean | last {last} | best - last |
+|---|---|---|---|---|
+| **this student** | {over_epochs} |
+| noise control | {control_over_epochs} |
+
+Of this trial {epochs_run} of {epochs_planned} epochs ran; those of the warm-up, in which no student
+learns, do not count above. ± is one standard deviation over epochs, not over seeds. Without labels
+nobody can tell the best epoch: then the mean and the last {last} say what to expect.
 
 ## How to load it
 
@@ -50,9 +61,14 @@ def model_card(metrics: Mapping[str, Any]) -> str:
     classes = metrics["classes"]
     labels = ", ".join(classes[:LABELS_SHOWN]) + (" ..." if len(classes) > LABELS_SHOWN else "")
     selected = metrics["selected_by"]
+    whose = ("robustness", "noise_control_robustness")
+    steady = [Robustness(**metrics[key]) if metrics[key] else None for key in whose]
     facts = {
         **metrics,
         **{key: percent(metrics[key]) for key in accuracies},
+        "last": LAST,
+        "over_epochs": " | ".join(over_epochs(steady[0])),
+        "control_over_epochs": " | ".join(over_epochs(steady[1])),
         "share": metrics["student_parameters"] / metrics["teacher_parameters"],
         "labels": labels,
         "input": f"[{', '.join(map(str, metrics['input']))}]",
@@ -70,6 +86,16 @@ def percent(value: float | None) -> str:
     ('96.50 %', 'not measured')
     """
     return "not measured" if value is None else f"{100 * value:.2f} %"
+
+
+def over_epochs(found: Robustness | None) -> tuple[str, str, str, str]:
+    """How many epochs, mean ± standard deviation, mean of the last few, best - last; for people."""
+    if found is None:
+        return "0", percent(None), percent(None), percent(None)
+    few = f" (of {found.last_epochs})" * (found.last_epochs < LAST)
+    mean = f"{100 * found.mean:.2f} ± {100 * found.deviation:.2f} %"
+    gap = f"{100 * found.gap:.2f} points"
+    return str(found.epochs), mean, percent(found.last_mean) + few, gap
 
 
 def brief(value: object) -> str:

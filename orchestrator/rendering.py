@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -11,7 +12,8 @@ from rich.text import Text
 
 from dfkd.methods import METHODS, load_method
 from dfkd.methods.settings import describe
-from dfkd.orchestrator.model_card import brief, percent
+from dfkd.orchestrator.model_card import brief, over_epochs, percent
+from dfkd.orchestrator.robustness import LAST
 
 if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
     from dfkd.orchestrator.evaluation import Evaluation
@@ -19,6 +21,8 @@ if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
     from dfkd.orchestrator.runs import TrialRecord
     from dfkd.orchestrator.specs import SweepSpec
     from dfkd.orchestrator.sweeps import SweepResult
+    from dfkd.orchestrator.teaching import TrainedTeacher
+    from dfkd.search_spaces.task import Task
 
 ORACLE = (
     "selected by accuracy on real labels: an oracle that a user without data has not; the figure "
@@ -38,12 +42,30 @@ def outcome(result: SweepResult) -> Iterator[RenderableType]:
     yield table
     if result.select == "accuracy":
         yield ORACLE
+    yield from steadiness(result)
     recipe = " ".join(f"{key}={brief(best.spec.recipe[key])}" for key in best.spec.searched)
     yield f"best recipe: {best.spec.method} {recipe or 'as the task has it'}"
     for record in result.failed:
         yield Text(f"trial {record.spec.id} failed: {record.reason}", style="red")
     yield f"the student is in {result.exported.uri} (see model_card.md there)"
     yield f"the sweep took {result.seconds:.0f} s"
+
+
+def steadiness(result: SweepResult) -> Iterator[RenderableType]:
+    """Accuracy over all epochs, beside that of the best one; nothing where none was measured."""
+    if result.best.robustness is None:
+        return
+    table = Table("accuracy over epochs", "epochs", "mean", f"last {LAST}", "best - last")
+    named = {"best student": result.best, "noise control": result.control}
+    for name, record in named.items():
+        if record is not None:
+            early = "" if record.outcome == "finished" else f" ({record.outcome or 'not ended'})"
+            table.add_row(name + early, *over_epochs(record.robustness))
+    yield table
+    yield (
+        "± is one standard deviation over the epochs in which the student learned; without labels "
+        f"nobody can tell the best epoch: then the mean and the last {LAST} say what to expect"
+    )
 
 
 def accuracy(record: TrialRecord) -> str:
@@ -80,6 +102,36 @@ def evaluation(found: Evaluation) -> Iterator[RenderableType]:
     yield f"on {found.images} labeled images of {found.task}; ± is one standard error"
 
 
+def teacher(found: TrainedTeacher) -> Iterator[RenderableType]:
+    """A teacher that was trained: its figures, where it is, what to do with it."""
+    table = Table("teacher", found.network)
+    table.add_row("parameters", f"{found.parameters:,}")
+    table.add_row("training", f"{found.training_images:,} images, {found.seconds:.0f} s")
+    error = "" if found.standard_error is None else f" ± {100 * found.standard_error:.2f}"
+    table.add_row("accuracy", percent(found.accuracy) + error)
+    yield table
+    if found.tested_on_training_images:
+        yield (
+            f"measured on the very {found.test_images} images that it was trained on, as there are "
+            "no others: that says nothing about new ones"
+        )
+    elif found.test_images:
+        yield f"on {found.test_images} labeled test images; ± is one standard error"
+    yield f"the teacher is in {found.file}"
+    options = ["--teacher", found.file] + ([] if found.data is None else ["--data", found.data])
+    yield f"distill it: {shlex.join(['dfkd', 'sweep', found.task, *options])}"
+
+
+def tasks(known: Iterable[Task]) -> Iterator[RenderableType]:
+    """The tasks that ship."""
+    table = Table("task", "classes", "image", "what it is")
+    for task in known:
+        size = f"{task.shape.channels}x{task.shape.height}x{task.shape.width}"
+        table.add_row(task.name, str(len(task.classes)), size, task.summary)
+    yield table
+    yield "your own: dfkd show digits > mine.yaml, edit it, dfkd sweep mine.yaml"
+
+
 def runs(found: Sequence[Mapping[str, Any]], storage: str) -> Iterator[RenderableType]:
     """The sweeps in a storage folder, from their summaries."""
     if not found:
@@ -95,10 +147,17 @@ def runs(found: Sequence[Mapping[str, Any]], storage: str) -> Iterator[Renderabl
 
 def methods() -> Iterator[RenderableType]:
     """All methods."""
-    table = Table("method", "what it is")
-    for name, (_, told) in METHODS.items():
-        table.add_row(name, told)
+    table = Table("method", "what it is, and its paper", "year", "status", "needs")
+    for name, listed in METHODS.items():
+        told = Text.assemble(listed.summary, "\n" * bool(listed.paper), (listed.paper, "dim"))
+        status = listed.status.replace(", partly reconstructed", " *")
+        table.add_row(name, told, str(listed.year or ""), status, "\n".join(listed.needs))
+    for column in table.columns:
+        column.no_wrap = column.header != table.columns[1].header
     yield table
+    yield "* partly reconstructed: its file says which parts; no code of the paper was public"
+    yield "needs BN: BatchNorm layers; maps, features: of the teacher; (in parentheses): or a setting"
+    yield "settings and presets of one: dfkd methods NAME"
 
 
 def settings(name: str) -> Iterator[RenderableType]:

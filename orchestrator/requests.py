@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dfkd.methods import CONTROL, METHODS
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
@@ -29,10 +30,12 @@ from dfkd.orchestrator.specs import (
 )
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.sources import is_named
 from dfkd.search_spaces.task import Task, load_task
-from dfkd.search_spaces.teachers import find_teacher, teacher_from_bytes, untrained_teacher
+from dfkd.search_spaces.teachers import find_teacher, planned_teacher, teacher_from_bytes
 
 DEFAULT_STORAGE = "dfkd-runs"
+ALL = "all"  # every method but the control
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class SweepRequest:
     """A task's name, or the path of a task's YAML file."""
     trials: int = 16
     methods: tuple[str, ...] = ("nayer",)
+    """Names, or `all`."""
     epochs: int | None = None
     """None: the task's own."""
     workers: int = 1
@@ -56,9 +60,10 @@ class SweepRequest:
     settings: Mapping[str, str | Value] = field(default_factory=dict)
     """Settings fixed for all trials, `preset` included; what is set is not searched."""
     teacher: str | None = None
+    """One of the task's further teachers by name, or [NETWORK:]FILE; None: the task's own."""
     student: str | None = None
     data: str | None = None
-    """An .npz file of labeled images to measure accuracy on."""
+    """Labeled images to measure accuracy on: an .npz file or a folder."""
     seed: int = 0
     control: bool = True
     """Also run the noise control, at the same budget."""
@@ -110,9 +115,7 @@ def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
     Raises ConfigError with all problems, found before any training.
     """
     spec = plan_sweep(request)
-    if request.teacher is not None:
-        return spec
-    return replace(spec, teacher=find_teacher(spec.task, None, say))
+    return replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
 
 
 def plan_sweep(request: SweepRequest) -> SweepSpec:
@@ -123,7 +126,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     except ConfigError as error:
         raise ConfigError(*found, *error.problems) from None
     choices = Choices(
-        methods=tuple(dict.fromkeys(request.methods)),
+        methods=tuple(dict.fromkeys(_named(request.methods))),
         epochs=request.epochs,
         student=request.student,
         settings=request.settings,
@@ -135,10 +138,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     with gathering(found):
         _check_selection(task, request)
     with gathering(found):
-        if request.teacher is not None:
-            teacher = find_teacher(task, request.teacher)
-        else:
-            teacher = untrained_teacher(task)
+        teacher = planned_teacher(task, request.teacher)
     if teacher is not None:
         found += objections(task, plans, teacher)
     if found or teacher is None:
@@ -159,6 +159,15 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     )
 
 
+def _named(methods: Iterable[str]) -> Iterator[str]:
+    """The methods with `all` spelled out; the control runs beside them anyway."""
+    for name in methods:
+        if name == ALL:
+            yield from (known for known in METHODS if known != CONTROL)
+        else:
+            yield name
+
+
 def _check_selection(task: Task, request: SweepRequest) -> None:
     data = load_data(task, "test", request.data)
     score = SCORES.get(request.select)
@@ -171,7 +180,7 @@ def _check_selection(task: Task, request: SweepRequest) -> None:
 
 def _absolute(data: str | None) -> str | None:
     """Data as a run folder keeps it, to be found from any folder."""
-    return data if data in (None, "digits") else str(Path(data).absolute())
+    return data if data is None or is_named(data) else str(Path(data).absolute())
 
 
 def choose_run(

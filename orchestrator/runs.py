@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.orchestrator.robustness import Robustness, robustness
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import (
     SweepSpec,
@@ -63,6 +64,11 @@ class TrialRecord:
     def best(self) -> Row | None:
         """The row with the highest score, the latest of equals."""
         return max(self.rows, key=lambda row: (row["score"], row["epoch"]), default=None)
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """Its accuracy over the epochs there are; None where no accuracy was measured."""
+        return robustness(self.rows)
 
 
 @dataclass(frozen=True, slots=True)

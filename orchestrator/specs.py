@@ -162,7 +162,8 @@ class Choices:
 def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     """Settings and dimensions of each chosen method; raises ConfigError with all problems.
 
-    What a user sets (`preset` included) is not searched. A setting may belong to only some of the
+    What a user sets (`preset` included) is not searched, and a user's preset takes the place of the
+    task's. A setting may belong to only some of the
     chosen methods, but must belong to one. A task's recipe may lie outside what the task searches:
     the search then starts elsewhere.
     """
@@ -218,7 +219,8 @@ def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> Me
         bundle = method.presets[preset]
     elif preset is not None:
         found.append(unknown(f"preset of {name}", str(preset), method.presets))
-    space = task.space(name)
+    own = method.presets.get(task.preset or "", {})
+    space = task.space(name, own if preset is None else {})
     chosen = {**bundle, **settings}
     found += problems(kind, settings, name)
     found += problems(kind, space.recipe, f"task {task.name}, {name}")

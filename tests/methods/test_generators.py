@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workbenches import rng
 
-from dfkd.methods.generators import ImageShape, NoisyLabelGenerator, NoisyLayers, Trunk
+from dfkd.methods.generators import LatentGenerator, NoisyLabelGenerator, NoisyLayers, Trunk
+from dfkd.methods.shape import ImageShape
 
 SIZES = st.integers(1, 40) | st.integers(90, 112)
 
@@ -26,12 +27,12 @@ def test_images_lie_in_the_unit_interval_whatever_the_input():
 @pytest.mark.parametrize(("pixels", "doublings"), [(8, 2), (32, 2), (96, 2), (97, 4), (224, 4)])
 def test_large_images_take_four_doublings_and_others_two(pixels, doublings):
     trunk = Trunk(4, ImageShape(3, pixels, pixels), width=1)
-    assert trunk.seed_size == (-(-pixels // 2**doublings),) * 2
+    assert trunk.seed_sizes == [(-(-pixels // 2**doublings),) * 2]
 
 
 @pytest.mark.parametrize(("pixels", "seed"), [(32, 8), (64, 16), (224, 14)])
 def test_the_first_map_is_as_large_as_in_the_reference(pixels, seed):
-    assert Trunk(4, ImageShape(3, pixels, pixels), width=1).seed_size == (seed, seed)
+    assert Trunk(4, ImageShape(3, pixels, pixels), width=1).seed_sizes == [(seed, seed)]
 
 
 def test_the_trunk_for_32_pixels_has_as_many_parameters_as_in_the_reference():
@@ -39,6 +40,50 @@ def test_the_trunk_for_32_pixels_has_as_many_parameters_as_in_the_reference():
     maps = 2 * 128 + (128 * 128 * 9 + 2 * 128) + (128 * 64 * 9 + 2 * 64)
     trunk = Trunk(1000, ImageShape(3, 32, 32), width=64)
     assert sum(p.numel() for p in trunk.parameters()) == seed + maps + (64 * 3 * 9 + 3)
+
+
+def test_a_trunk_renders_its_own_size_unless_others_are_asked_for():
+    assert Trunk(4, ImageShape(3, 7, 5), width=1).sizes == ((7, 5),)
+
+
+RESOLUTIONS = [(8, 8), (12, 8), (5, 3)]
+
+
+def trunk(sizes=RESOLUTIONS):
+    torch.manual_seed(0)
+    return Trunk(4, ImageShape(3, 12, 8), width=2, sizes=sizes)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_each_of_several_sizes_is_rendered(which):
+    assert trunk()(torch.rand(2, 4), which).shape == (2, 3, *RESOLUTIONS[which])
+
+
+def test_several_sizes_share_the_layers_between_the_first_and_the_last():
+    several = trunk()
+    several(torch.rand(3, 4), 1).square().sum().backward()
+    touched = {name for name, p in several.named_parameters() if p.grad is not None}
+    own = {name for name, _ in several.named_parameters() if name.startswith(("seeds", "heads"))}
+    expected = {f"{part}.1.{kind}" for part in ("seeds", "heads") for kind in ("weight", "bias")}
+    assert touched & own == expected
+    assert {name for name, _ in several.named_parameters()} - own <= touched
+
+
+def test_one_size_renders_what_the_same_layers_render_among_several():
+    several, alone = trunk(), trunk(sizes=RESOLUTIONS[1:2])
+    weights = several.state_dict() | {
+        f"{part}.0.{kind}": several.state_dict()[f"{part}.1.{kind}"]
+        for part in ("seeds", "heads")
+        for kind in ("weight", "bias")
+    }
+    alone.load_state_dict({name: weights[name] for name in alone.state_dict()})
+    vectors = torch.rand(3, 4, generator=rng())
+    assert torch.equal(alone(vectors), several(vectors, 1))
+
+
+def test_large_and_small_sizes_of_one_trunk_double_equally_often():
+    large = Trunk(4, ImageShape(3, 128, 128), width=1, sizes=[(128, 128), (32, 32)])
+    assert large.seed_sizes == [(8, 8), (2, 2)]
 
 
 @given(st.integers(1, 20), st.integers(1, 8))
@@ -125,3 +170,47 @@ def test_gradients_reach_every_parameter_of_the_generator():
 def test_embeddings_do_not_learn():
     made = generator(layers=1)
     assert not made.embeddings.requires_grad and "embeddings" not in made.state_dict()
+
+
+def latent(classes=0):
+    torch.manual_seed(0)
+    return LatentGenerator(6, ImageShape(3, 7, 5), width=2, classes=classes)
+
+
+def test_noise_is_drawn_from_the_standard_normal_distribution():
+    noise = latent().draw(5000, rng())
+    assert noise.shape == (5000, 6)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_noise_follows_its_stream():
+    made = latent()
+    assert torch.equal(made.draw(4, rng(1)), made.draw(4, rng(1)))
+    assert not torch.equal(made.draw(4, rng(1)), made.draw(4, rng(2)))
+
+
+def test_noise_becomes_images_of_the_shape():
+    made = latent()
+    images = made(made.draw(4, rng()))
+    assert images.shape == (4, 3, 7, 5) and 0 <= images.min() < images.max() <= 1
+
+
+def test_a_generator_that_is_told_a_class_makes_another_image_of_the_same_noise():
+    made = latent(classes=2)
+    noise = made.draw(2, rng())
+    one, other = (made(noise, torch.tensor([label, 1])) for label in (0, 1))
+    assert not torch.allclose(one[0], other[0], atol=1e-4)
+
+
+def test_a_generator_that_knows_no_classes_does_not_care():
+    made = latent()
+    noise = made.draw(3, rng())
+    assert torch.equal(made(noise), made(noise, torch.tensor([0, 1, 1])))
+
+
+def test_embeddings_of_classes_learn():
+    made = latent(classes=3)
+    made(made.draw(4, rng()), torch.tensor([0, 1, 0, 1])).square().sum().backward()
+    moved = made.classes.weight.grad.abs().sum(1)
+    assert moved[0] > 0 and moved[1] > 0 and moved[2] == 0

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from workbenches import CPU, rng, tensor_bytes
 
 from dfkd.methods.errors import TrialFailed
-from dfkd.methods.generators import ImageShape
-from dfkd.methods.memory import Pool, Shard
+from dfkd.methods.memory import POLICIES, Batch, Mixture, Pool, Shard, joined
+from dfkd.methods.shape import ImageShape
 
 SHAPE = ImageShape(1, 1, 2)
 CAPACITIES = st.integers(0, 40)
@@ -23,10 +23,10 @@ def numbered(first, count):
     return Shard(pixels.view(count, 1, 1, 2), numbers)
 
 
-def filled(capacity, counts):
-    pool, first = Pool(SHAPE, capacity, CPU), 0
+def filled(capacity, counts, policy="ring", draws=None):
+    pool, first = Pool(SHAPE, capacity, CPU, policy), 0
     for count in counts:
-        pool.add(numbered(first, count))
+        pool.add(numbered(first, count), draws)
         first += count
     return pool
 
@@ -68,23 +68,37 @@ def test_a_restored_pool_goes_on_exactly(capacity, before, after):
 
 @given(st.integers(0, 1000))
 def test_a_drawn_image_comes_with_its_label(seed):
-    images, labels = filled(0, [300]).sample(20, rng(seed))
-    assert numbers(images * 255) == labels.tolist()
+    batch = filled(0, [300]).sample(20, rng(seed))
+    assert numbers(batch.images * 255) == batch.labels.tolist()
+
+
+@given(st.integers(0, 1000))
+def test_a_drawn_image_comes_with_its_place(seed):
+    pool = filled(10, [7, 8])
+    batch = pool.sample(20, rng(seed))
+    assert numbers(pool.images[batch.index]) == batch.labels.tolist()
+    assert batch.weights is None
+
+
+def test_images_can_be_asked_for_by_their_places():
+    pool, weights = filled(10, [7, 8]), torch.tensor([0.5, 2.0])
+    batch = pool.at(torch.tensor([3, 0]), weights)
+    assert numbers(batch.images * 255) == numbers(pool.images[[3, 0]]) == batch.labels.tolist()
+    assert batch.weights is weights and batch.index.tolist() == [3, 0]
 
 
 def test_every_image_is_drawn_about_equally_often():
-    _, labels = filled(10, [7, 8]).sample(5000, rng())
-    counts = labels.bincount()[5:]
+    counts = filled(10, [7, 8]).sample(5000, rng()).labels.bincount()[5:]
     assert len(counts) == 10 and 400 < counts.min() <= counts.max() < 600
 
 
 def test_drawn_images_are_floats_in_the_unit_interval():
-    images, _ = filled(0, [300]).sample(500, rng())
+    images = filled(0, [300]).sample(500, rng()).images
     assert images.dtype == torch.float32 and 0 <= images.min() < images.max() <= 1
 
 
 def test_more_images_can_be_drawn_than_there_are():
-    assert len(filled(0, [2]).sample(9, rng())[0]) == 9
+    assert len(filled(0, [2]).sample(9, rng()).images) == 9
 
 
 def test_an_empty_pool_fails_the_trial():
@@ -137,3 +151,150 @@ def test_a_state_stays_what_it_was_when_the_pool_goes_on():
     state = pool.state()
     pool.add(numbered(7, 3))
     assert numbers(state["images"]) == [0, 1, 2]
+
+
+# Policies: who gives way in a full pool
+
+
+@given(st.sampled_from(POLICIES), CAPACITIES, COUNTS, st.integers(0, 99))
+def test_under_any_policy_every_image_keeps_its_label_and_none_is_there_twice(
+    policy, capacity, counts, seed
+):
+    pool = filled(capacity, counts, policy, rng(seed))
+    assert pool.labels.tolist() == numbers(pool.images)
+    assert len(set(pool.labels.tolist())) == len(pool) == min(sum(counts), capacity or sum(counts))
+
+
+@given(st.sampled_from(POLICIES), CAPACITIES, COUNTS, st.integers(0, 60), st.integers(0, 99))
+def test_added_images_lie_where_it_is_said(policy, capacity, counts, more, seed):
+    draws = rng(seed)
+    pool = filled(capacity, counts, policy, draws)
+    before = pool.labels.clone()
+    where = pool.add(numbered(5000, more), draws)
+    assert len(set(where.tolist())) == len(where) <= more
+    assert (pool.labels[where] >= 5000).all()
+    rest = torch.ones(len(pool), dtype=torch.bool)
+    rest[where] = False
+    assert torch.equal(pool.labels[rest], before[: len(rest)][rest[: len(before)]])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_as_long_as_there_is_room_nobody_gives_way(policy):
+    assert filled(10, [3, 7], policy).labels.tolist() == list(range(10))
+    assert filled(0, [200, 300], policy).labels.tolist() == list(range(500))
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "random"])
+def test_a_full_pool_that_draws_needs_a_generator(policy):
+    with pytest.raises(AssertionError, match=f"a {policy} pool needs a generator"):
+        filled(3, [3, 1], policy)
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "random"])
+def test_who_gives_way_follows_the_generator(policy):
+    one, same, other = (
+        filled(20, [20, 20], policy, rng(seed)).labels.tolist() for seed in (0, 0, 1)
+    )
+    assert one == same != other
+
+
+def kept(policy, counts, capacity=5, runs=500):
+    """How often each image is still there at the end."""
+    draws, found = rng(), torch.zeros(sum(counts))
+    for _ in range(runs):
+        found[filled(capacity, counts, policy, draws).labels] += 1
+    return found
+
+
+@pytest.mark.parametrize("counts", [[20], [3, 1, 7, 9], [1] * 20, [5, 15]], ids=str)
+def test_a_reservoir_keeps_every_image_with_the_same_probability(counts):
+    found, expected = kept("reservoir", counts), 500 * 5 / 20
+    chi_square = ((found - expected).square() / expected).sum()
+    assert chi_square < 43  # 19 degrees of freedom: p = 0.001
+
+
+def test_a_random_pool_forgets_old_images_geometrically():
+    found = kept("random", [5] + [1] * 10)
+    expected = torch.tensor([0.8**10] * 5 + [0.8**age for age in reversed(range(10))])
+    assert (found / 500 - expected).abs().max() < 0.08
+
+
+def test_a_ring_forgets_the_oldest():
+    assert kept("ring", [5, 3, 2], runs=1).tolist() == [0] * 5 + [1] * 5
+
+
+@given(st.sampled_from(POLICIES), st.integers(1, 40), COUNTS, COUNTS)
+def test_a_restored_pool_goes_on_exactly_under_any_policy(policy, capacity, before, after):
+    whole, restored = filled(capacity, before, policy, rng()), Pool(SHAPE, capacity, CPU, policy)
+    restored.restore(whole.state())
+    for pool in (whole, restored):
+        draws = rng(1)
+        for count in after:
+            pool.add(numbered(3000, count), draws)
+    assert numbers(restored.images) == numbers(whole.images)
+    assert torch.equal(restored.labels, whole.labels)
+
+
+# Mixtures
+
+
+class Endless:
+    """A source of images of one gray, with or without labels."""
+
+    def __init__(self, gray, label=None):
+        self.gray, self.label, self.asked = gray, label, []
+
+    def sample(self, count, rng):
+        self.asked.append(count)
+        labels = None if self.label is None else torch.full((count,), self.label)
+        return Batch(torch.full((count, 1, 1, 2), self.gray), labels)
+
+
+@given(st.integers(2, 200), st.floats(0, 1))
+def test_a_mixture_has_the_share_of_the_memory_up_to_an_image(count, share):
+    mixture = Mixture(Endless(0.25), Endless(0.75), share)
+    images = mixture.sample(count, rng()).images
+    old = int((images == 0.75).all(dim=(1, 2, 3)).sum()) if len(images) else 0
+    assert len(images) == count and mixture.novel_of(count) == count - old
+    assert abs(old - count * share) <= 1 and old < count
+
+
+def test_the_novel_images_of_a_mixture_come_first():
+    images = Mixture(Endless(0.25), Endless(0.75), 0.5).sample(4, rng()).images[:, 0, 0, 0]
+    assert images.tolist() == [0.25, 0.25, 0.75, 0.75]
+
+
+def test_without_a_share_the_memory_is_not_asked():
+    memory = Endless(0.75)
+    Mixture(Endless(0.25), memory, 0.0).sample(5, rng())
+    assert memory.asked == []
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "novel"), [(1 / 9, 1152, 1024), (0.5, 512, 256), (0.1, 10, 9), (0.3, 10, 7)]
+)
+def test_shares_that_fit_are_met_exactly(share, count, novel):
+    assert Mixture(Endless(0.25), Endless(0.75), share).novel_of(count) == novel
+
+
+def test_one_image_of_a_mixture_is_a_novel_one():
+    assert Mixture(Endless(0.25), Endless(0.75), 0.9).sample(1, rng()).images[0, 0, 0, 0] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("novel", "memory", "expected"), [(1, 2, [1, 1, 2, 2]), (None, 2, None), (1, None, None)]
+)
+def test_a_mixture_has_labels_if_both_sides_do(novel, memory, expected):
+    batch = Mixture(Endless(0.25, novel), Endless(0.75, memory), 0.5).sample(4, rng())
+    assert expected == (batch.labels if batch.labels is None else batch.labels.tolist())
+
+
+def test_joined_batches_are_one_after_the_other():
+    one, two = filled(0, [3]).at(torch.tensor([2, 0])), filled(0, [9]).at(torch.tensor([7]))
+    batch = joined([one, two])
+    assert numbers(batch.images * 255) == batch.labels.tolist() == [2, 0, 7]
+
+
+def test_joined_batches_lie_in_no_one_pool():
+    one = filled(0, [3]).at(torch.tensor([2, 0]))
+    assert joined([one, one]).index is None

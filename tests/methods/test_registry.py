@@ -1,28 +1,70 @@
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from method_contract import MethodContract
+from workbenches import tiny_teacher
 
 from dfkd.methods import CONTROL, METHODS, load_method
 from dfkd.methods.errors import ConfigError
 
+PUBLISHED = [name for name in METHODS if name != CONTROL]
+
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_listed_method_loads(name):
+def test_every_listed_method_loads_as_a_class_of_its_name(name):
     assert load_method(name).__name__.lower() == name.replace("_", "")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_listed_method_has_tests_that_inherit_the_contract(name):
     tests = Path(__file__).with_name(f"test_{name}.py").read_text()
-    assert f"({MethodContract.__name__}):" in tests
+    contract = rf"class \w+\(\w*Contract\):\n    method = {load_method(name).__name__}\n"
+    assert re.search(contract, tests)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_listed_method_has_a_line_for_the_list(name):
-    assert METHODS[name][1]
+def test_every_listed_method_is_summarized_in_a_line(name):
+    summary = METHODS[name].summary
+    assert summary and len(summary) <= 80 and summary == summary.strip(" .\n")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_listed_method_lies_in_the_file_of_its_name(name):
+    assert METHODS[name].where.startswith(f"dfkd.methods.{name}:")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_listed_method_cites_a_paper_that_can_be_found(name):
+    paper = METHODS[name].paper
+    assert re.search(r"arXiv \d{4}\.\d{5}|DOI 10\.\d{4,}/", paper)
+    assert f" {METHODS[name].year}," in paper
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_listed_method_is_older_than_distillation_without_data(name):
+    arxiv = re.search(r"arXiv (\d{2})(\d{2})\.", METHODS[name].paper)
+    assert 2017 <= METHODS[name].year <= 2030
+    assert arxiv is None or 2000 + int(arxiv[1]) <= METHODS[name].year
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_docstring_of_a_method_cites_what_the_list_does(name):
+    arxiv = re.search(r"arXiv (\d{4}\.\d{5})", METHODS[name].paper)
+    where = METHODS[name].where.partition(":")[0]
+    if arxiv is not None:
+        assert arxiv[1] in importlib.import_module(where).__doc__
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_needs_is_what_its_objections_say(name):
+    method = load_method(name)
+    settings = method.settings_class()
+    objections = method.objections(settings, tiny_teacher(name="convnet-4-nobn"))
+    needs = METHODS[name].needs
+    assert any("BatchNorm" in need for need in needs) == any("BatchNorm" in o for o in objections)
 
 
 def test_the_control_is_a_listed_method():

@@ -11,6 +11,7 @@ from workbenches import rng, same, snapshot, tiny_network, tiny_teacher
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.losses import distillation
+from dfkd.methods.memory import Batch
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.student import Student, StudentSettings
 from dfkd.methods.team import Alone
@@ -23,11 +24,12 @@ class Always:
     """A source that has one batch, and remembers how many images were asked for."""
 
     images: Tensor
+    weights: Tensor | None = None
     asked: int = 0
 
     def sample(self, count, rng):
         self.asked = count
-        return self.images, torch.zeros(len(self.images), dtype=torch.int64)
+        return Batch(self.images, weights=self.weights)
 
 
 def student(*, network=None, epochs=10, team=None, **settings):
@@ -96,6 +98,35 @@ def test_the_loss_reported_is_the_mean_over_the_steps():
     one, two = student(kd_steps=1), student(kd_steps=2)
     losses = [distill(one)["kd_loss"] for _ in range(2)]
     assert distill(two)["kd_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_the_loss_of_the_logits_is_their_mean_distance():
+    learner = student(kd_loss="l1", temperature=4.0)
+    answers = copy.deepcopy(learner.network).train()(IMAGES)
+    expected = (answers - tiny_teacher().logits(IMAGES)).abs().sum() / (16 * 3)
+    assert distill(learner)["kd_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["kl", "l1"])
+def test_images_count_in_the_loss_as_much_as_their_weights(loss):
+    whole, half, none = (
+        distill(student(kd_loss=loss), source=Always(IMAGES, torch.full((16,), weight)))["kd_loss"]
+        for weight in (1.0, 0.5, 0.0)
+    )
+    assert half == pytest.approx(whole / 2, rel=1e-5) and none == 0
+    assert whole == distill(student(kd_loss=loss))["kd_loss"]
+
+
+def test_an_image_of_weight_zero_does_not_teach():
+    batches = [IMAGES, torch.cat([IMAGES[:8], 1 - IMAGES[8:]])]
+    weights = torch.tensor([2.0] * 8 + [0.0] * 8)
+    learners = []
+    for images in batches:
+        learners.append(student(network=nn.Sequential(nn.Flatten(), nn.Linear(64, 3))))
+        learners[-1].network[1].weight.data.fill_(0.1)
+        learners[-1].network[1].bias.data.fill_(0.1)
+        distill(learners[-1], source=Always(images, weights))
+    assert same(*(snapshot(learner.network) for learner in learners))
 
 
 def test_the_student_comes_closer_to_its_teacher():
@@ -246,3 +277,37 @@ def test_a_restored_student_goes_on_exactly():
     restored.restore(state)
     distill(restored, 3)
     assert same(snapshot(restored.network), snapshot(whole.network))
+
+
+def test_the_head_of_a_student_is_its_last_linear_layer():
+    learner = student()
+    assert learner.head is learner.network.classifier
+
+
+def test_a_student_without_a_linear_layer_has_no_head():
+    network = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
+    assert student(network=network).head is None
+
+
+def test_a_frozen_student_is_seen_as_it_is_and_a_learning_one_through_its_team():
+    class Wrapped(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.calls = network, 0
+
+        def forward(self, images):
+            self.calls += 1
+            return self.network(images)
+
+    class Wrapper(Alone):
+        def parallel(self, network):
+            self.wrapped = Wrapped(network)
+            return self.wrapped
+
+    team = Wrapper()
+    learner = student(team=team)
+    distill(learner)
+    assert team.wrapped.calls == 1
+    with learner.frozen():
+        seen = learner.look(IMAGES)
+    assert team.wrapped.calls == 1 and len(seen.moments) == 2

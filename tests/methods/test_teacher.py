@@ -38,36 +38,21 @@ def test_an_image_is_answered_alike_in_any_batch():
     assert torch.allclose(teacher.logits(IMAGES)[:1], teacher.logits(IMAGES[:1]), atol=1e-5)
 
 
-def test_inspection_gives_the_same_logits():
+def test_a_look_gives_the_same_logits():
     teacher = tiny_teacher()
-    assert torch.equal(teacher.inspect(IMAGES)[0], teacher.logits(IMAGES))
+    assert torch.equal(teacher.look(IMAGES).logits, teacher.logits(IMAGES))
 
 
-def test_inspection_gives_mean_and_biased_variance_of_what_each_batch_norm_is_given():
-    teacher = tiny_teacher()
-    features = (IMAGES - 0.5) / 0.25
-    expected = []
-    for layer in teacher.network.network.features:
-        if isinstance(layer, nn.BatchNorm2d):
-            rows = features.transpose(0, 1).flatten(1)  # [C, B H W]
-            mean = rows.mean(1, keepdim=True)
-            expected.append((mean[:, 0], (rows - mean).square().mean(1)))
-        features = layer(features)
-    _, moments = teacher.inspect(IMAGES)
-    for (mean, variance), (a, b) in zip(moments, expected, strict=True):
-        assert torch.allclose(mean, a, atol=1e-6) and torch.allclose(variance, b, atol=1e-6)
-
-
-def test_inspection_leaves_the_batch_norms_memories_as_they_were():
+def test_a_look_leaves_the_batch_norms_memories_as_they_were():
     teacher = tiny_teacher()
     before = snapshot(teacher.network)
-    teacher.inspect(IMAGES)
+    teacher.look(IMAGES)
     assert same(snapshot(teacher.network), before)
 
 
 def test_gradients_of_the_statistics_reach_the_images():
     teacher, images = tiny_teacher(), IMAGES.clone().requires_grad_()
-    _, moments = teacher.inspect(images)
+    moments = teacher.look(images).moments
     batch_norm_gap(moments, teacher.running).backward()
     assert images.grad.abs().amax(dim=(1, 2, 3)).min() > 0
 
@@ -75,16 +60,16 @@ def test_gradients_of_the_statistics_reach_the_images():
 def test_a_batch_with_the_statistics_that_are_remembered_has_no_gap():
     teacher = tiny_teacher()
     for i in range(teacher.batch_norms):  # a layer's input depends on the memories before it
-        _, moments = teacher.inspect(IMAGES)
+        moments = teacher.look(IMAGES).moments
         for remembered, seen in zip(teacher.running[i], moments[i], strict=True):
             remembered.copy_(seen)
-    _, moments = teacher.inspect(IMAGES)
+    moments = teacher.look(IMAGES).moments
     assert batch_norm_gap(moments, teacher.running) < 1e-5
 
 
 def test_another_batch_has_a_gap():
     teacher = tiny_teacher()
-    _, moments = teacher.inspect(IMAGES * 0.1)
+    moments = teacher.look(IMAGES * 0.1).moments
     assert batch_norm_gap(moments, teacher.running) > 0.1
 
 
@@ -96,16 +81,30 @@ def test_a_network_without_batch_norm_has_none_to_count():
     assert tiny_teacher(name="convnet-4-nobn").batch_norms == 0
 
 
-def test_a_failed_inspection_does_not_break_the_next():
+def test_a_shallow_look_gives_the_same_logits():
     teacher = tiny_teacher()
-    with pytest.raises(RuntimeError):
-        teacher.inspect(torch.rand(1, 2, 8, 8))
-    assert len(teacher.inspect(IMAGES)[1]) == teacher.batch_norms
+    assert torch.equal(teacher.look(IMAGES, deep=False).logits, teacher.logits(IMAGES))
+
+
+def test_the_head_is_the_last_linear_layer():
+    teacher = tiny_teacher()
+    assert teacher.head is teacher.network.network.classifier
+
+
+@pytest.mark.parametrize(("size", "cells"), [(2, 2), ((3, 3), 3), (1, 1)])
+def test_the_last_pooling_says_how_many_cells_it_leaves(size, cells):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(5), nn.AdaptiveAvgPool2d(size), nn.Flatten())
+    assert Teacher(network, (0.5,), (0.5,)).pooled == cells
+
+
+def test_a_network_without_linear_head_and_pooling_has_none():
+    teacher = Teacher(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()), (0.5,), (0.5,))
+    assert teacher.head is None and teacher.pooled is None
 
 
 def test_a_teacher_does_not_keep_the_statistics_that_it_gave_away():
     teacher = tiny_teacher()
-    given = weakref.ref(teacher.inspect(IMAGES)[1][0][0])
+    given = weakref.ref(teacher.look(IMAGES).moments[0][0])
     gc.collect()
     assert given() is None
 
@@ -113,9 +112,9 @@ def test_a_teacher_does_not_keep_the_statistics_that_it_gave_away():
 def test_two_teachers_of_one_network_do_not_disturb_each_other():
     network = build_network("convnet-4-6", 1, 3)
     one, two = (Teacher(network, (mean,), (1.0,)) for mean in (0.0, 0.5))
-    expected = one.inspect(IMAGES)[1][0][0]
-    two.inspect(IMAGES)
-    assert torch.equal(one.inspect(IMAGES)[1][0][0], expected)
+    expected = one.look(IMAGES).moments[0][0]
+    two.look(IMAGES)
+    assert torch.equal(one.look(IMAGES).moments[0][0], expected)
 
 
 def test_a_copy_of_the_network_learns_without_the_teacher_noticing():
@@ -141,7 +140,8 @@ class AuxiliaryHead(ConvNet):
 
 def test_a_batch_norm_that_evaluation_does_not_use_is_passed_over():
     teacher = Teacher(AuxiliaryHead(), (0.5,), (0.5,))
-    assert len(teacher.inspect(IMAGES)[1]) == len(teacher.running) == teacher.batch_norms == 1
+    seen = teacher.look(IMAGES)
+    assert len(seen.moments) == len(seen.running) == 1
 
 
 def test_a_batch_norm_that_remembers_nothing_is_not_counted():

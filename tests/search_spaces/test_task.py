@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -13,7 +14,9 @@ from dfkd.methods.settings import problems
 from dfkd.search_spaces.dimensions import Choice, Real, Whole, ends
 from dfkd.search_spaces.task import load_task, parse_task, shipped_tasks
 
-REQUIRED = [key for key in STRIPES if key not in {"data", "recipe", "search", "methods"}]
+REQUIRED = [
+    key for key in STRIPES if key not in {"data", "recipe", "search", "methods", "teachers"}
+]
 
 each_shipped_task = pytest.mark.parametrize("name", sorted(shipped_tasks()))
 
@@ -190,6 +193,26 @@ def test_every_kind_of_dimension_can_be_declared():
     assert kinds == {Real, Whole, Choice}
 
 
+def test_a_task_may_have_one_teacher_only():
+    assert parse().teachers == {}
+
+
+def test_a_further_teacher_differs_from_the_default_one_where_it_says_so():
+    task = parse({"teachers.plain": {"shift": 0, "network": "convnet-5-5"}})
+    assert task.teachers == {"plain": replace(task.teacher, shift=0, network="convnet-5-5")}
+
+
+def test_the_default_teacher_is_not_changed_by_the_others():
+    assert parse({"teachers.plain": {"shift": 0}}).teacher == parse().teacher
+
+
+@each_shipped_task
+def test_a_shipped_task_has_teachers_to_compare_that_differ(name):
+    task = load_task(name)
+    specs = [task.teacher, *task.teachers.values()]
+    assert len(set(specs)) == len(specs) > 1
+
+
 def test_numbers_of_the_teacher_may_be_whole():
     assert parse({"teacher.learning_rate": 1}).teacher.learning_rate == 1.0
 
@@ -198,11 +221,12 @@ def test_numbers_of_the_teacher_may_be_whole():
     ("changes", "read"),
     [
         ({"teacher.weight_decay": "5e-4"}, lambda task: task.teacher.weight_decay == 0.0005),
+        ({"teachers.mine.flip": "true"}, lambda task: task.teachers["mine"].flip is True),
         ({"normalize.mean": ["4e-1"]}, lambda task: task.mean == (0.4,)),
         ({"epochs": "7"}, lambda task: task.epochs == 7),
         ({"image.width": 6.0}, lambda task: task.shape.width == 6),
     ],
-    ids=["teacher", "normalize", "epochs", "image"],
+    ids=["teacher", "teachers", "normalize", "epochs", "image"],
 )
 def test_numbers_that_yaml_reads_as_text_are_numbers(changes, read):
     assert read(parse(changes))
@@ -230,6 +254,8 @@ def test_a_value_of_the_wrong_kind_is_shown_with_its_key(key):
         ({"sumary": "x"}, "sumary", "summary"),
         ({"image.widht": 8}, "widht", "width"),
         ({"teacher.epoch": 8}, "epoch", "epochs"),
+        ({"teachers.plain.shfit": 8}, "shfit", "shift"),
+        ({"teachrs": {}}, "teachrs", "teachers"),
         ({"methods.nayr": {}}, "nayr", "nayer"),
         ({"normalize.sdt": [1.0]}, "sdt", "std"),
         ({"methods.nayer.recipes": {}}, "recipes", "recipe"),
@@ -255,6 +281,11 @@ def test_an_unknown_key_gets_the_nearest_known_one(changes, key, nearest):
         ({"normalize.std": []}, "normalize.std"),
         ({"teacher.epochs": "many"}, "teacher: epochs must be a number, got 'many'"),
         ({"teacher": {"epochs": 1}}, "teacher.network is missing"),
+        ({"teachers": ["plain"]}, "teachers must be a mapping"),
+        ({"teachers.plain": None}, "teachers.plain must be a mapping of keys, got None"),
+        ({"teachers.plain.epochs": 0}, "teachers.plain: epochs must be at least 1, got 0"),
+        ({"teachers.plain.seed": None}, "teachers.plain: seed needs a value"),
+        ({"teachers": {7: {}}}, "a teacher's name must be a plain word without dots, got 7"),
         ({"methods.nayer": ["recipe"]}, "methods.nayer holds recipe and search"),
         ({"search.student_lr": {"low": 1}}, "search.student_lr must"),
         ({"methods.nayer.search.rounds": {}}, "methods.nayer.search.rounds must"),
@@ -275,6 +306,11 @@ def test_a_wrong_value_is_refused(changes, told):
         {"teacher.batch_size": 0},
         {"teacher.shift": -1},
         {"teacher.learning_rate": -0.1},
+        {"teachers": {"../plain": {}}},
+        {"teachers": {"plain.pt": {}}},
+        {"teachers": {"resnet:plain": {}}},
+        {"teachers": {"": {}}},
+        {"teachers.plain.flip": 1},
         {"normalize.std": [float("nan")]},
         {"normalize.mean": [float("inf")]},
         {"classes": [True, False]},  # what YAML makes of [yes, no]
@@ -330,6 +366,8 @@ def test_all_wrong_values_are_told_at_once():
         "image.width": 0,
         "normalize.std": [],
         "teacher.seed": "x",
+        "teachers.plain.seed": "x",
+        "teachers.other.shift": -1,
         "search.student_lr": 3,
         "methods.nayr": {},
         "classes": [],

@@ -29,7 +29,7 @@ search:
   student_lr: {{low: 1.0e-9, high: 0.1, log: true}}
 methods:
   nayer:
-    recipe: {{batch_size: 8, generator_steps: 2, warmup_rounds: 1, rounds: 2, generator_life: 3,
+    recipe: {{batch_size: 8, synthesis_steps: 2, warmup_rounds: 1, rounds: 2, generator_life: 3,
              generator_width: 2, noisy_width: 4, bn_weight: 1.0}}
 """
 

@@ -44,7 +44,7 @@ STRIPES: dict[str, Any] = {
         "nayer": {
             "recipe": {
                 "batch_size": 10,
-                "generator_steps": 6,
+                "synthesis_steps": 6,
                 "generator_width": 4,
                 "generator_life": 2,
                 "noisy_width": 8,

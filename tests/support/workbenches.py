@@ -1,5 +1,6 @@
 """Small but complete surroundings of a method: a teacher, a student, a trial to run them."""
 
+import copy
 import io
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from dfkd.methods.settings import build
 from dfkd.methods.student import Student
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import Alone
+from dfkd.methods.view import View
 
 CPU = torch.device("cpu")
 SHAPE = ImageShape(1, 8, 8)
@@ -40,6 +42,14 @@ def tiny_teacher(shape=SHAPE, classes=3, *, name="convnet-4-6"):
     return Teacher(network, (0.5,) * shape.channels, (0.25,) * shape.channels)
 
 
+def softer(teacher, factor):
+    """A student that decides as the teacher does, `factor` times as surely."""
+    network = copy.deepcopy(teacher.network)
+    for p in network.network.classifier.parameters():
+        p.data *= factor
+    return network
+
+
 def train_digits_teacher():
     from sklearn.datasets import load_digits
 
@@ -61,8 +71,8 @@ def train_digits_teacher():
 class IdleStudent(Student):
     """A student that never learns, so that what synthesis does to it can be seen."""
 
-    def distill(self, teacher, source, epoch, rng):
-        return {}
+    def learn(self, teacher, batch, rng, lesson=None):
+        return torch.zeros(())
 
 
 class Trial:
@@ -86,14 +96,29 @@ class Trial:
         )
         self.bench = replace(self.bench, **bench)
         self.method = method(settings, self.bench)
+        self.metrics = []  # of all epochs that were run
 
     def run(self, epochs, seed=0):
         """The metrics of each of `epochs`."""
-        return [self.method.epoch(e, stream("cpu", seed, "epoch", e)) for e in epochs]
+        metrics = [self.method.epoch(e, stream("cpu", seed, "epoch", e)) for e in epochs]
+        self.metrics += metrics
+        return metrics
 
     def images(self, count=32):
-        """Images and labels from where the student gets its own."""
-        return self.method.source.sample(count, rng())
+        """Images from where the student gets its own, and the labels they have or None."""
+        batch = self.method.source.sample(count, rng())
+        return batch.images, batch.labels
+
+    def view(self, images, target=None, *, adversarial=True, draws=None):
+        """What the method's loss is given for `images`."""
+        return View(self.bench, images, target, adversarial, draws or rng())
+
+    def gradient(self, images, target=None, **view):
+        """What the method's loss sends to the images."""
+        images = images.detach().clone().requires_grad_()
+        with self.bench.student.frozen():
+            self.method.loss(self.view(images, target, **view)).backward()
+        return images.grad
 
     def save(self):
         buffer = io.BytesIO()

@@ -1,0 +1,307 @@
+"""Every method against every other: same teachers, same student, same seconds, several seeds.
+
+    python benchmarks/methods.py run      two hours on two cores; resumes where it stopped
+    python benchmarks/methods.py table    prints the tables of what there is
+    python benchmarks/methods.py table --into docs/methods.md
+
+A run is one trial on one thread, in a process of its own. Its budget is in seconds of synthesis and
+distillation; how many epochs that is, is measured once per method, task and teacher and then the
+same for every seed, so `epochs` in the results repeats a run anywhere. Results are lines of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from provenance import commit, machine
+from rich.progress import track
+from tables import insert, report
+
+from dfkd.methods import METHODS
+from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.robustness import robustness
+from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.specs import Choices, TrialSpec, plan_methods
+from dfkd.orchestrator.trials import Surroundings, Trial, correct
+from dfkd.search_spaces.data import LabeledImages, load_data
+from dfkd.search_spaces.task import Task, load_task
+from dfkd.search_spaces.teachers import find_teacher
+
+RESULTS = Path(__file__).parent / "methods.jsonl"
+WATCHED = 2000  # test images that each epoch is measured on; the last epoch on all
+BUDGETS = {"digits": 30.0, "fashion_mnist": 60.0, "framed_fashion": 60.0}  # seconds
+SEEDS = {"digits": 5, "fashion_mnist": 3, "framed_fashion": 3}
+TEACHERS = (None, "plain")
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """One row of a table: a method, and what is set differently from its own recipe."""
+
+    method: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    embeddings: str | None = None
+
+    @property
+    def name(self) -> str:
+        words = [f"{key}={value}" for key, value in self.settings]
+        words += [f"embeddings={self.embeddings}"] * bool(self.embeddings)
+        return " ".join([self.method, *words])
+
+
+def against(method: str, **settings: Any) -> Entrant:
+    """The method with an ingredient changed."""
+    return Entrant(method, tuple(settings.items()))
+
+
+ABLATIONS = (
+    against("nayer", reinit_every=0),
+    Entrant("nayer", embeddings="onehot"),
+    Entrant("nayer", embeddings="random"),
+    against("mad", replay_share=0.0),
+    against("pre_dfkd", replay_share=0.0),
+    against("dfkd_mb", replay_share=0.0),
+    against("ssd_kd", pool_capacity=0),
+)
+FRAMED = (Entrant("nayer"), Entrant("muse"), Entrant("noise"))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One cell of the comparison, once."""
+
+    task: str
+    teacher: str | None
+    entrant: Entrant
+    seed: int
+
+    @property
+    def key(self) -> list[Any]:
+        return [self.task, self.teacher or "default", self.entrant.name, self.seed]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--task", action="append", choices=tuple(BUDGETS), help="default: all")
+    parser.add_argument("--method", action="append", choices=tuple(METHODS), help="default: all")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--into", type=Path, help="a document with <!-- tables --> marks")
+    given = parser.parse_args()
+    if given.what == "run":
+        run_all(given.results, list(planned(given.task, given.method)), given.jobs)
+        return
+    tables = "\n\n".join(report(read(given.results)))
+    if given.into:
+        insert(given.into, tables)
+    else:
+        print(tables)
+
+
+def planned(tasks: Sequence[str] | None, methods: Sequence[str] | None) -> Iterator[Run]:
+    """All runs, seed by seed, so that a table of few seeds is there early."""
+    for task in tasks or BUDGETS:
+        for seed in range(SEEDS[task]):
+            for teacher in TEACHERS:
+                for entrant in entrants(task, teacher):
+                    if methods is None or entrant.method in methods:
+                        yield Run(task, teacher, entrant, seed)
+
+
+def entrants(task: str, teacher: str | None) -> tuple[Entrant, ...]:
+    """Who takes part: every method, and on the task's own teacher the ablations too."""
+    if task == "framed_fashion":
+        return () if teacher else FRAMED
+    everyone = tuple(map(Entrant, METHODS))
+    return everyone if teacher else everyone + ABLATIONS
+
+
+# Running
+
+
+def run_all(results: Path, runs: Sequence[Run], jobs: int) -> None:
+    """Run what is not in the results yet, `jobs` at a time; calibrate first where that is due."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    done = {json.dumps(line["key"]) for line in read(results)}
+    cells = [replace(run, seed=-1) for run in runs]  # seed -1: the calibration
+    for title, stage in (("calibrating", dict.fromkeys(cells)), ("running", runs)):
+        due = [run for run in stage if json.dumps(run.key) not in done]
+        calibrated = {json.dumps(line["key"]): line for line in read(results)}
+        for task, teacher in dict.fromkeys((run.task, run.teacher) for run in due):
+            surroundings(task, teacher)  # trained here, inherited by the forked runs
+        work = [(run, calibrated.get(json.dumps(replace(run, seed=-1).key))) for run in due]
+        with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+            lines = pool.imap_unordered(attempt, work)
+            for line in track(lines, total=len(work), description=title):
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+
+def attempt(work: tuple[Run, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """One run or calibration, as a line of the results."""
+    run, calibration = work
+    torch.set_num_threads(1)
+    line: dict[str, Any] = {"key": run.key, "commit": commit(), "machine": machine()}
+    try:
+        if run.seed < 0:
+            return line | calibrate(run)
+        assert calibration is not None, "calibrations come first"
+        if "failed" in calibration:
+            return line | {"failed": calibration["failed"]}
+        return line | measure(run, calibration["epochs"])
+    except DfkdError as error:
+        return line | {"failed": str(error)}
+
+
+_SURROUNDINGS: dict[tuple[str, str | None], Surroundings] = {}
+
+
+def surroundings(name: str, teacher: str | None) -> Surroundings:
+    """Task, teacher and test images of a cell, once per process."""
+    if (name, teacher) not in _SURROUNDINGS:
+        task = framed_fashion() if name == "framed_fashion" else load_task(name)
+        weights = find_teacher(task, teacher, lambda text: print(text, file=sys.stderr))
+        _SURROUNDINGS[name, teacher] = Surroundings(
+            task=task, teacher=weights, score=SCORES["accuracy"], evaluation=load_data(task, "test")
+        )
+    return _SURROUNDINGS[name, teacher]
+
+
+def trial(run: Run, epochs: int) -> Trial:
+    """The run's trial, measured on the first test images only while it runs."""
+    around = surroundings(run.task, run.teacher)
+    assert around.evaluation is not None, "both tasks have test images"
+    some = LabeledImages(around.evaluation.images[:WATCHED], around.evaluation.labels[:WATCHED])
+    task = around.task
+    if run.entrant.embeddings:
+        task = replace(task, embeddings=run.entrant.embeddings)
+    choices = Choices(
+        methods=(run.entrant.method,), epochs=epochs, settings=dict(run.entrant.settings)
+    )
+    plan = plan_methods(task, choices)[run.entrant.method]
+    spec = TrialSpec(
+        id=run.entrant.name,
+        method=run.entrant.method,
+        recipe=plan.recipe,
+        student=task.student,
+        epochs=epochs,
+        seed=max(run.seed, 0),
+    )
+    return Trial(spec, replace(around, task=task, evaluation=some))
+
+
+def spent(row: Mapping[str, Any]) -> float:
+    """Seconds of an epoch that count for the budget: all but our own measuring."""
+    return float(row.get("seconds_synthesis", 0.0) + row.get("seconds_distillation", 0.0))
+
+
+def calibrate(run: Run) -> dict[str, Any]:
+    """How many epochs fill the budget, from three learning epochs after the warm-up."""
+    running = trial(run, 1000)
+    warmup = running.method.settings.warmup  # type: ignore[attr-defined]
+    rows = [running.step() for _ in range(warmup + 3)]
+    before = sum(spent(row) for row in rows[:warmup])
+    each = statistics.median(spent(row) for row in rows[warmup:])
+    epochs = warmup + max(2, int((BUDGETS[run.task] - before) / each))
+    return {"epochs": epochs, "seconds_warmup": before, "seconds_per_epoch": each}
+
+
+def measure(run: Run, epochs: int) -> dict[str, Any]:
+    """One trial to its end, and what is worth keeping of it."""
+    around = surroundings(run.task, run.teacher)
+    assert around.evaluation is not None, "both tasks have test images"
+    before = memory_now()
+    running = trial(run, epochs)
+    start = time.perf_counter()
+    while not running.finished:
+        running.step()
+    wall = time.perf_counter() - start
+    rows = running.history
+    figures = robustness(rows)
+    assert figures is not None, "the student learned in some epoch"
+    last = float(correct(running.network, around.evaluation)) / len(around.evaluation)
+    return {
+        "epochs": epochs,
+        "accuracy": last,
+        "test_images": len(around.evaluation),
+        "teacher_accuracy": teacher_accuracy(around),
+        "teacher": around.teacher.fingerprint,
+        "over_epochs": asdict(figures),
+        "seconds_synthesis": sum(row.get("seconds_synthesis", 0.0) for row in rows),
+        "seconds_distillation": sum(row.get("seconds_distillation", 0.0) for row in rows),
+        "seconds_wall": wall,
+        "images_made": sum(row.get("images_made", 0) for row in rows),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before,
+        "accuracies": [round(row["accuracy"], 4) for row in rows],
+    }
+
+
+def teacher_accuracy(around: Surroundings) -> float:
+    """On all test images."""
+    assert around.evaluation is not None, "both tasks have test images"
+    network = around.teacher.build(around.task).network
+    return float(correct(network, around.evaluation)) / len(around.evaluation)
+
+
+def memory_now() -> float:
+    """Resident memory of this process, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def framed_fashion() -> Task:
+    """Fashion-MNIST whose pictures fill a quarter of the frame, anywhere in it."""
+    folder = Path(os.environ.get("DFKD_CACHE", Path.home() / ".cache/dfkd")) / "benchmarks"
+    file = folder / "framed_fashion.npz"
+    task = load_task("fashion_mnist")
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_framed(task, file)
+    return replace(task, name="framed_fashion", data=str(file))
+
+
+def save_framed(task: Task, file: Path) -> None:
+    """Both splits at half size, each picture at a place of its own (seed 0), as an .npz file."""
+    rng = torch.Generator().manual_seed(0)
+    arrays: dict[str, Any] = {}
+    for split in ("train", "test"):
+        data = load_data(task, split)
+        assert data is not None, "Fashion-MNIST has both"
+        small = F.avg_pool2d(data.images.float(), 2).round().to(torch.uint8)
+        framed = torch.zeros_like(data.images)
+        corners = torch.randint(0, 15, (2, len(data)), generator=rng)
+        inside = torch.arange(14)
+        rows = (corners[0][:, None] + inside)[:, :, None]
+        columns = (corners[1][:, None] + inside)[:, None, :]
+        framed[torch.arange(len(data))[:, None, None], 0, rows, columns] = small[:, 0]
+        arrays[f"{split}_images"] = framed.numpy()
+        arrays[f"{split}_labels"] = data.labels.numpy()
+    np.savez_compressed(file, **arrays)
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The lines of the results so far; a last one that was cut off is dropped."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+if __name__ == "__main__":
+    main()

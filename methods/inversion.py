@@ -1,0 +1,248 @@
+"""The skeleton of the methods that invert a teacher batch by batch, into a pool.
+
+Per epoch: rounds of synthesis, each optimizing one batch of images for a number of steps; then
+distillation from the pool. DeepInversion, CMI, Fast, SSD-KD, NAYER and MUSE differ in what they
+optimize (`begin` gives a Canvas) and in the loss.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dfkd.methods.augment import Augmentation
+from dfkd.methods.errors import TrialFailed
+from dfkd.methods.losses import batch_norm_gap, masked_adversarial, one_hot, weighted
+from dfkd.methods.memory import ImageSource, Pool, Shard
+from dfkd.methods.method import Metrics, Workbench
+from dfkd.methods.moving_statistics import MovingStatistics
+from dfkd.methods.settings import Value, setting
+from dfkd.methods.student import Lesson, StudentSettings
+from dfkd.methods.teacher import Teacher
+from dfkd.methods.team import portion
+from dfkd.methods.view import View
+
+ATTEMPTS = 3  # rounds that end with a loss that is not finite, running, before the trial fails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InversionSettings(StudentSettings):
+    """What all inversions have in common; defaults are those of most papers."""
+
+    batch_size: int = setting(256, "B: images per round of synthesis", at_least=2)
+    synthesis_steps: int = setting(40, "steps per round", at_least=1)
+    warmup_rounds: int = setting(1, "rounds per epoch before the student starts", at_least=1)
+    rounds: int = setting(1, "rounds per epoch once the student learns", at_least=0)
+    bn_weight: float = setting(1.0, "of L_bn", at_least=0)
+    bn_reduction: str = setting("mean", "L_bn over the layers", choices=("mean", "sum"))
+    bn_momentum: float = setting(0.9, "past's share in L_bn", at_least=0, at_most=1)
+    one_hot_weight: float = setting(0.5, "of L_oh", at_least=0)
+    adversarial_weight: float = setting(1.33, "of L_adv", at_least=0)
+    pool_capacity: int = setting(0, "images kept, the newest; 0: all", at_least=0)
+
+
+@dataclass(kw_only=True)
+class Canvas:
+    """What one round of synthesis optimizes, and how."""
+
+    render: Callable[[], Tensor]
+    """The images as they stand, [B, channels, H, W] in [0, 1], differentiable."""
+    optimizers: Sequence[torch.optim.Optimizer]
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the loss."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the images as they stand may become the round's."""
+        return True
+
+    def finish(self, best: Tensor) -> None:
+        """The round is over; `best` are its images."""
+
+
+class Inversion(ABC):
+    """A method whose student learns from a pool of inverted images."""
+
+    settings_class: ClassVar[type[StudentSettings]]
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
+
+    def __init__(self, settings: Any, bench: Workbench) -> None:
+        self.settings = settings
+        self.bench = bench
+        self.pool = self.new_pool()
+        self.augment = Augmentation(settings.shift, settings.flip)
+        self.statistics = MovingStatistics(settings.bn_momentum)
+        self.rounds_dealt = 0  # to all workers, since the start
+        self.rounds_lost = 0  # running, that ended with a loss that is not finite
+        self.present = 0  # the epoch that is running
+
+    # What a method decides
+
+    @abstractmethod
+    def begin(self, target: Tensor, rng: torch.Generator) -> Canvas:
+        """A canvas for images of the classes `target` [B]."""
+
+    def loss(self, view: View) -> Tensor:
+        """bn_weight L_bn + one_hot_weight L_oh + adversarial_weight L_adv."""
+        settings = self.settings
+        return weighted(
+            (settings.bn_weight, lambda: self.batch_norm_gap(view)),
+            (settings.one_hot_weight, lambda: one_hot(view.teacher.logits, view.labels)),
+            (settings.adversarial_weight * view.adversarial, lambda: self.adversarial(view)),
+        )
+
+    def shown(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """What teacher and student see of the images while they are made."""
+        return self.augment(images, rng)
+
+    def targets(self, rng: torch.Generator) -> Tensor:
+        """The classes [B] of a round's images."""
+        return balanced_classes(self.settings.batch_size, self.bench.classes, rng)
+
+    def before_rounds(self, epoch: int, rng: torch.Generator) -> None:
+        """At the start of an epoch."""
+
+    def start_over(self, rng: torch.Generator) -> None:
+        """After a round whose loss was not finite."""
+
+    def new_pool(self) -> Any:
+        """Where the images go."""
+        return Pool(self.bench.shape, self.settings.pool_capacity, self.bench.device)
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """What the student is taught; None: KD."""
+        return None
+
+    # The algorithm
+
+    @staticmethod
+    def objections(settings: Any, teacher: Teacher) -> list[str]:
+        if settings.bn_weight and not teacher.batch_norms:
+            return [
+                "the teacher has no BatchNorm layer, so L_bn is impossible; set bn_weight=0 to "
+                "synthesize by the other terms alone"
+            ]
+        return []
+
+    @property
+    def source(self) -> ImageSource:
+        pool: ImageSource = self.pool
+        return pool
+
+    def epoch(self, epoch: int, rng: torch.Generator) -> Metrics:
+        """Rounds of synthesis, then, after the warm-up, `kd_steps` of distillation."""
+        settings, bench = self.settings, self.bench
+        learning = epoch >= settings.warmup
+        self.present = epoch
+        self.before_rounds(epoch, rng)
+        rounds = settings.rounds if learning else settings.warmup_rounds
+        with bench.clock("synthesis"):
+            made = [
+                self.synthesize(adversarial=learning, rng=rng)
+                for _ in range(portion(rounds, self.rounds_dealt, bench.team))
+            ]
+        self.rounds_dealt += rounds
+        with bench.clock("waiting"):
+            shards = bench.team.share([shard for shard, _ in made])
+        for shard in shards:
+            self.pool.add(shard, rng)
+        metrics: Metrics = {
+            "pool_images": len(self.pool),
+            "images_made": sum(len(shard.images) for shard in shards),
+        }
+        if made:
+            metrics["generator_loss"] = sum(loss for _, loss in made) / len(made)
+        if learning:
+            with bench.clock("distillation"):
+                metrics |= bench.student.distill(
+                    bench.teacher, self.source, epoch, rng, self.lesson
+                )
+        return metrics
+
+    def synthesize(self, *, adversarial: bool, rng: torch.Generator) -> tuple[Shard, float]:
+        """One round: a batch of images, and its loss.
+
+        A round whose every loss is not finite is tried again from a fresh start; after ATTEMPTS of
+        them the trial fails.
+        """
+        while self.rounds_lost < ATTEMPTS:
+            target = self.targets(rng)
+            images, loss, sane = self.invert(target, adversarial=adversarial, rng=rng)
+            self.rounds_lost = 0 if sane else self.rounds_lost + 1
+            if not sane:
+                self.start_over(rng)
+                self.statistics.forget()
+            if loss < float("inf"):
+                return Shard.of(images, target), loss
+        raise TrialFailed(
+            f"the loss of synthesis was not finite in {ATTEMPTS} rounds running; "
+            "try lower learning rates of the synthesis"
+        )
+
+    def invert(
+        self, target: Tensor, *, adversarial: bool, rng: torch.Generator
+    ) -> tuple[Tensor, float, bool]:
+        """The inner loop: `synthesis_steps` steps for this one batch.
+
+        Returns the images [B, channels, H, W] of the step with the lowest loss, that loss (infinite
+        if none was finite), and whether the last step's loss was finite.
+        """
+        canvas = self.begin(target, rng)
+        lowest = torch.full((), float("inf"), device=rng.device)
+        best = torch.zeros((), device=rng.device)
+        with self.bench.student.frozen():
+            for _ in range(self.settings.synthesis_steps):
+                images = canvas.render()
+                view = View(self.bench, self.shown(images, rng), target, adversarial, rng)
+                loss = self.loss(view)
+                if canvas.ready:
+                    better = loss.isfinite() & (loss.detach() < lowest)  # decided on the device
+                    best = torch.where(better, images.detach(), best)
+                    lowest = torch.where(better, loss.detach(), lowest)
+                if loss.requires_grad:
+                    canvas.step(loss)
+        if self.settings.bn_weight:
+            self.statistics.remember(view.teacher.moments)
+        canvas.finish(best)
+        return best, float(lowest), bool(loss.detach().isfinite())
+
+    def batch_norm_gap(self, view: View) -> Tensor:
+        """L_bn with the past of earlier rounds mixed in."""
+        seen = view.teacher
+        blended = self.statistics.blended(seen.moments)
+        return batch_norm_gap(blended, seen.running, self.settings.bn_reduction)
+
+    def adversarial(self, view: View) -> Tensor:
+        """L_adv, masked to where both decide alike."""
+        return masked_adversarial(view.student.logits, view.teacher.logits)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "past": self.statistics.past,
+            "rounds": [self.rounds_dealt, self.rounds_lost],
+            "pool": self.pool.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.statistics.past = state["past"]
+        self.rounds_dealt, self.rounds_lost = state["rounds"]
+        self.pool.restore(state["pool"])
+
+
+def balanced_classes(count: int, classes: int, rng: torch.Generator) -> Tensor:
+    """Classes 0..C-1 over and over; what is left of `count` is drawn at random. Shape [count]."""
+    whole = torch.arange(classes, device=rng.device).repeat(count // classes)
+    rest = torch.randint(classes, (count % classes,), generator=rng, device=rng.device)
+    return torch.cat([whole, rest])

@@ -1,0 +1,204 @@
+"""MUSE: NAYER at several resolutions, with class activation maps and embedding diversity.
+
+Paper      Tran et al., "Large-Scale Data-Free Knowledge Distillation for ImageNet via
+           Multi-Resolution Data Generation", 2024, arXiv 2411.17046.
+Reference  none was public. The abstract and the figure captions were read: generation below the
+           teacher's resolution and at several resolutions, class activation maps, embedding
+           diversity (L_ed teaches the student to embed the data it has seen near their label text,
+           L_aed makes the generator seek data that it does not), on NAYER's algorithm.
+Reconstructed, as the paper's body could not be read:
+           the resolutions, their schedules and the layers that they share; both forms of the CAM
+           term; the distance in L_ed and L_aed, the side head and standardized embeddings that it
+           is taken in, radius, bound and gate; every weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dfkd.methods.buckets import Buckets, resized
+from dfkd.methods.cam import activation_map, coverage, place_logits
+from dfkd.methods.errors import ConfigError
+from dfkd.methods.generators import Size
+from dfkd.methods.losses import one_hot, weighted
+from dfkd.methods.memory import Batch
+from dfkd.methods.method import Workbench
+from dfkd.methods.moving_statistics import MovingStatistics
+from dfkd.methods.nayer import Nayer, NayerSettings
+from dfkd.methods.random_streams import global_stream
+from dfkd.methods.settings import Value, setting
+from dfkd.methods.sight import Sight
+from dfkd.methods.student import Lesson, StudentSettings
+from dfkd.methods.teacher import Teacher
+from dfkd.methods.view import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MuseSettings(NayerSettings):
+    """NAYER's, and a switch or weight for each ingredient."""
+
+    resolutions: str = setting("0.5 0.75 1", "shares of the task's height and width, low to high")
+    resolution_schedule: str = setting(
+        "round_robin",
+        "round_robin: in turn; coarse_to_fine: over the epochs",
+        choices=("round_robin", "coarse_to_fine"),
+    )
+    upsample: bool = setting(False, "enlarge to the task's size before the networks see an image")
+    cam: str = setting("coverage", "form of L_cam", choices=("coverage", "mask"))
+    cam_weight: float = setting(0.3, "of L_cam; 0: none", at_least=0)
+    student_diversity_weight: float = setting(1.0, "of L_ed; 0: none", at_least=0)
+    generator_diversity_weight: float = setting(0.3, "of L_aed; 0: none", at_least=0)
+    diversity_radius: float = setting(0.1, "distance that L_ed is content with", at_least=0)
+    diversity_bound: float = setting(1.0, "distance beyond which L_aed pays no more", above=0)
+
+    def __post_init__(self) -> None:
+        super(MuseSettings, self).__post_init__()  # slots: a plain super() is lost
+        shares(self.resolutions)
+
+
+class Muse(Nayer):
+    """NAYER whose rounds take turns in resolution, and whose loss has two terms more."""
+
+    settings_class: ClassVar[type[StudentSettings]] = MuseSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        # NAYER's published settings, and half the teacher's size, as the paper does on ImageNet
+        "paper": {**Nayer.presets["paper"], "resolutions": "0.5"},
+        "small": {**Nayer.presets["small"], "resolutions": "0.75 1"},
+    }
+
+    def __init__(self, settings: MuseSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.turn = bench.team.rank  # counts rounds, so that workers begin at different sizes
+        self.averages = [MovingStatistics(settings.bn_momentum) for _ in self.sizes]
+        spread = bench.embeddings - bench.embeddings.mean(0)
+        self.texts = spread / spread.square().mean().sqrt()  # f_y, of unit variance
+        self.head: nn.Linear | None = None  # P
+        if bench.student.head is not None and self.wants_diversity(settings):
+            with global_stream(bench.device, "diversity head", 0):
+                self.head = nn.Linear(bench.student.head.in_features, self.texts.shape[1])
+            bench.student.adopt(self.head.to(bench.device))
+
+    @staticmethod
+    def wants_diversity(settings: MuseSettings) -> bool:
+        """Whether anything is made of the student's embeddings."""
+        return settings.student_diversity_weight > 0 or settings.generator_diversity_weight > 0
+
+    @staticmethod
+    def objections(settings: MuseSettings, teacher: Teacher) -> list[str]:
+        found = Nayer.objections(settings, teacher)
+        if settings.cam_weight and (teacher.head is None or teacher.pooled is None):
+            found.append(
+                "the teacher does not end in adaptive pooling and a linear layer, so it has no "
+                "class activation maps; set cam_weight=0 to synthesize without"
+            )
+        return found
+
+    # Several resolutions
+
+    @property
+    def sizes(self) -> Sequence[Size]:
+        shape = self.bench.shape
+        return tuple(
+            dict.fromkeys(
+                (max(1, round(shape.height * share)), max(1, round(shape.width * share)))
+                for share in shares(self.settings.resolutions)
+            )
+        )
+
+    def new_pool(self) -> Buckets:
+        settings, bench = self.settings, self.bench
+        pools = Buckets(bench.shape, self.sizes, settings.pool_capacity, bench.device)
+        pools.enlarged = settings.upsample
+        return pools
+
+    def resolution(self) -> int:
+        """Which size comes next: each in turn, or the larger the further the trial is.
+
+        Feature statistics depend on the size, so each has its own moving average.
+        """
+        count = len(self.sizes)
+        which = self.turn % count
+        self.turn += 1
+        if self.settings.resolution_schedule == "coarse_to_fine":
+            which = min(count - 1, count * self.present // max(1, self.bench.student.epochs))
+        self.statistics = self.averages[which]
+        return which
+
+    def shown(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        if self.settings.upsample:
+            images = resized(images, (self.bench.shape.height, self.bench.shape.width))
+        return super().shown(images, rng)
+
+    # The losses
+
+    def loss(self, view: View) -> Tensor:
+        """NAYER's, + cam_weight L_cam + generator_diversity_weight L_aed."""
+        settings = self.settings
+        diversity = settings.generator_diversity_weight * view.adversarial
+        return super().loss(view) + weighted(
+            (settings.cam_weight, lambda: self.cam_loss(view)),
+            (diversity, lambda: self.novelty_loss(view.student.features, view.labels)),
+        )
+
+    def cam_loss(self, view: View) -> Tensor:
+        """L_cam. `coverage`: every place shows the class; `mask`: where it is seen suffices."""
+        teacher = self.bench.teacher
+        assert teacher.head is not None and teacher.pooled is not None, "see objections"
+        logits = place_logits(view.teacher.maps, teacher.head, teacher.pooled)
+        if self.settings.cam == "coverage":
+            return coverage(logits, view.labels)
+        evidence = resized(activation_map(logits.detach(), view.labels), view.images.shape[2:])
+        return one_hot(teacher.logits(view.images * evidence), view.labels)
+
+    def distance(self, features: Tensor, labels: Tensor) -> Tensor:
+        """||P(f_S(x)) - f_y||^2 / d per image [B]: how new an image is to the student."""
+        assert self.head is not None, "a student without linear head embeds nothing"
+        embedded: Tensor = self.head(features)
+        return (embedded - self.texts[labels]).square().mean(1)
+
+    def novelty_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """L_aed: minus the distance, which counts up to the bound only."""
+        return -self.distance(features, labels).clamp_max(self.settings.diversity_bound).mean()
+
+    @property
+    def lesson(self) -> Lesson | None:
+        return None if self.head is None else self.kd_and_diversity
+
+    def kd_and_diversity(self, batch: Batch, mine: Sight, theirs: Sight) -> Tensor:
+        """KD + student_diversity_weight L_ed: what was seen is embedded near its text.
+
+        L_ed reaches the network through the side head alone. Without L_ed the head still learns,
+        or L_aed would measure nothing; the network then does not feel it.
+        """
+        assert batch.labels is not None, "a pool's images have classes"
+        weight = self.settings.student_diversity_weight
+        features = mine.features if weight else mine.features.detach()
+        distance = self.distance(features, batch.labels)
+        hinge = (distance - self.settings.diversity_radius).relu().mean()
+        loss: Tensor = self.bench.student.kd(batch, mine, theirs) + (weight or 1.0) * hinge
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"turn": self.turn, "averages": [a.past for a in self.averages]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.turn = state["turn"]
+        for average, past in zip(self.averages, state["averages"], strict=True):
+            average.past = past
+
+
+def shares(text: str) -> list[float]:
+    """The numbers in "0.5 0.75 1"; raises ConfigError unless all are in (0, 1]."""
+    try:
+        found = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not found or not all(0 < share <= 1 for share in found):
+        raise ConfigError(f"resolutions must be numbers above 0 and up to 1, got '{text}'")
+    return found
