@@ -75,7 +75,7 @@ ABLATIONS = (
     against("mad", replay_share=0.0),
     against("pre_dfkd", replay_share=0.0),
     against("dfkd_mb", replay_share=0.0),
-    against("ssd_kd", pool_capacity=0),
+    against("ssd_kd", pool_capacity=20000),
 )
 FRAMED = (Entrant("nayer"), Entrant("muse"), Entrant("noise"))
 

@@ -70,7 +70,7 @@ CLAIMS = (
     Claim("mad", "mad replay_share=0.0", "MAD", figure=deviation, sign=-1),
     Claim("pre_dfkd", "pre_dfkd replay_share=0.0", "PRE-DFKD", figure=deviation, sign=-1),
     Claim("dfkd_mb", "dfkd_mb replay_share=0.0", "DFKD-MB", figure=deviation, sign=-1),
-    Claim("ssd_kd", "ssd_kd pool_capacity=0", "SSD-KD", margin=1.0),
+    Claim("ssd_kd", "ssd_kd pool_capacity=20000", "SSD-KD", margin=1.0),
     Claim("muse", "nayer", "MUSE, abstract", tasks=("framed_fashion",)),
 )
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.dfad import Dfad, DfadSettings
+from dfkd.methods.game import SMALL
 from dfkd.methods.losses import activation, weighted
 from dfkd.methods.memory import Batch, ImageSource, Mixture
 from dfkd.methods.settings import Value, setting
@@ -54,7 +55,15 @@ class ActregVi(Dfad):
     """DFAD with a regularized generator; a share of what the student sees is interpolated."""
 
     settings_class: ClassVar[type[StudentSettings]] = ActregViSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {
+            **SMALL,
+            "batch_size": 64,
+            "student_steps": 4,
+            "warmup": 0,
+            "activation_weight": 0.1,
+        },
+    }
 
     def loss(self, view: View) -> Tensor:
         """-|S - T|_1 + activation_weight mean |f_T|."""

@@ -2,8 +2,8 @@
 
 Paper      Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR
            2020, arXiv 1912.08795.
-Reference  NVlabs/DeepInversion@2413af1, as for DeepInversion. Its CIFAR code leaves the term off;
-           the weight 0.2 is its README's for ImageNet.
+Reference  NVlabs/DeepInversion@2413af1, as for DeepInversion. It has the term's weight for ImageNet
+           only, 0.2; by default, its code leaves the term off.
 Departs    As DeepInversion does. The Jensen-Shannon divergence is exact unless `js=clamped`, as
            published, where the clamping silences most gradients once there are many classes; the
            weight of the exact one is this project's. The term waits for the end of the warm-up.

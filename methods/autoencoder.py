@@ -75,3 +75,9 @@ class Replay:
         codes = self.draw(count, rng)
         with torch.no_grad():
             return Batch(self.decoder(codes))
+
+
+def moment_distance(codes: Tensor) -> Tensor:
+    """How far mean and biased variance of codes [B, latent] are from 0 and 1, squared."""
+    variance, mean = torch.var_mean(codes, dim=0, unbiased=False)
+    return (variance - 1).square().mean() + mean.square().mean()

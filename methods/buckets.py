@@ -50,9 +50,10 @@ class Buckets:
         """Draw `count` images of one size, with replacement."""
         if not len(self):
             raise TrialFailed("the pool is empty: nothing was synthesized before distillation")
-        filled = torch.tensor([float(len(pool)) for pool in self.pools.values()])
-        which = torch.multinomial(filled.to(rng.device), 1, generator=rng)
-        batch = list(self.pools.values())[int(which)].sample(count, rng)
+        pools = [pool for pool in self.pools.values() if len(pool)]
+        filled = torch.tensor([float(len(pool)) for pool in pools], device=rng.device)
+        which = int(torch.multinomial(filled, 1, generator=rng)) if len(pools) > 1 else 0
+        batch = pools[which].sample(count, rng)
         if not self.enlarged:
             return batch
         return replace(batch, images=resized(batch.images, (self.shape.height, self.shape.width)))

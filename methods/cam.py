@@ -7,8 +7,26 @@ so each place has a say of its own.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dfkd.methods.errors import ConfigError
+from dfkd.methods.method import Workbench
+
+
+def check_maps(bench: Workbench) -> None:
+    """Raise ConfigError unless the teacher's head reads what its last pooling gives."""
+    teacher, shape = bench.teacher, bench.shape
+    assert teacher.head is not None and teacher.pooled is not None, "see objections"
+    blank = torch.zeros(1, shape.channels, shape.height, shape.width, device=bench.device)
+    try:
+        place_weights(teacher.head, teacher.look(blank).maps, teacher.pooled)
+    except ValueError as error:
+        raise ConfigError(
+            f"the teacher has layers between its last pooling and its last linear layer ({error}), "
+            "so it has no class activation maps; set cam_weight=0 to synthesize without"
+        ) from None
 
 
 def place_weights(head: nn.Linear, maps: Tensor, cells: int) -> Tensor:
@@ -20,7 +38,7 @@ def place_weights(head: nn.Linear, maps: Tensor, cells: int) -> Tensor:
     if head.in_features != channels * cells * cells:
         raise ValueError(f"a head of {head.in_features} inputs over {channels} channels")
     weight = head.weight.view(-1, channels, cells, cells) * cells**2
-    return F.interpolate(weight, size=(height, width), mode="nearest")
+    return F.adaptive_avg_pool2d(weight, (height, width))
 
 
 def place_logits(maps: Tensor, head: nn.Linear, cells: int) -> Tensor:
@@ -39,12 +57,13 @@ def activation_map(logits: Tensor, target: Tensor) -> Tensor:
     """M_y: the evidence for each image's class, [B, C, h, w] and [B] to [B, 1, h, w] in [0, 1].
 
     Negative evidence is cut off and the rest scaled to the unit interval, image by image; an image
-    without evidence gets 0 everywhere.
+    without evidence gets 0 everywhere, one with the same evidence everywhere gets 1.
     """
     index = target.view(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
     evidence = logits.gather(1, index).relu()
     low, high = evidence.amin((2, 3), keepdim=True), evidence.amax((2, 3), keepdim=True)
-    return (evidence - low) / (high - low).clamp_min(1e-8)
+    scaled = (evidence - low) / (high - low).clamp_min(1e-8)
+    return torch.where(high > low, scaled, (high > 0).to(scaled))
 
 
 def coverage(logits: Tensor, target: Tensor) -> Tensor:

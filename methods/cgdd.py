@@ -11,16 +11,17 @@ Departs    Nothing known. Without the adversary (adversarial_weight=0) it is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from dfkd.methods.game import Game, GameSettings
+from dfkd.methods.game import SMALL, Game, GameSettings
 from dfkd.methods.losses import logit_distance, one_hot, weighted
 from dfkd.methods.memory import Batch
 from dfkd.methods.method import Workbench
-from dfkd.methods.settings import setting
+from dfkd.methods.settings import Value, setting
 from dfkd.methods.sight import Sight
 from dfkd.methods.student import Lesson, StudentSettings
 from dfkd.methods.view import View
@@ -42,6 +43,17 @@ class Cgdd(Game):
     """The classes of a batch are drawn first; both players are held to them."""
 
     settings_class: ClassVar[type[StudentSettings]] = CgddSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "at_weight": 10.0,
+            "label_weight": 0.0,
+            "one_hot_weight": 0.1,
+            "adversarial_weight": 1.0,
+        },
+    }
     conditional: ClassVar[bool] = True
 
     def __init__(self, settings: CgddSettings, bench: Workbench) -> None:

@@ -64,11 +64,7 @@ class Cmi(Inversion):
         "paper": {
             "bn_reduction": "sum",
             "bn_weight": 1.0,
-            "bn_momentum": 0.0,
-            "one_hot_weight": 1.0,
-            "adversarial_weight": 0.5,
             "cr_weight": 0.8,
-            "cr_temperature": 0.1,
             "synthesis_steps": 200,
             "generator_lr": 1e-3,
             "bank_size": 40960,
@@ -82,7 +78,7 @@ class Cmi(Inversion):
             "synthesis_steps": 40,
             "warmup_rounds": 4,
             "rounds": 1,
-            "generator_width": 16,
+            "generator_width": 8,
             "generator_lr": 0.01,
             "latent": 64,
             "bn_weight": 3.0,
@@ -159,8 +155,8 @@ class Cmi(Inversion):
 
     def contrastive(self, view: View) -> Tensor:
         """L_cr of this batch among itself and a draw from the bank."""
-        local = spatial_means(self.bench.teacher.look(self.local_view(self.images, view.rng)))
-        whole = spatial_means(view.teacher)
+        part = self.local_view(self.images, view.rng)
+        local, whole = map(spatial_means, (self.bench.teacher.look(part), view.teacher))
         past_local, past_whole = self.bank.draw(self.settings.negatives, view.rng).chunk(2, dim=1)
         features = torch.cat([local, past_local, whole, past_whole])
         parts, wholes = F.normalize(self.head(features), dim=1).chunk(2)

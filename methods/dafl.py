@@ -9,20 +9,17 @@ Departs    Natural logarithm in the balance term, where the reference takes log1
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from dfkd.methods.game import PLAIN, Game, GameSettings
-from dfkd.methods.losses import activation, balance, confidence, weighted
+from dfkd.methods.game import PLAIN, SMALL, Game, GameSettings
+from dfkd.methods.losses import LN10, activation, balance, confidence, weighted
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
-
-LN10 = math.log(10)  # the reference's entropies are in log10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +63,15 @@ class Dafl(Game):
             "one_hot_weight": 0.05,
             "balance_weight": 5 / LN10,
             "activation_weight": 0.01,
+        },
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "balance_weight": 10.0,
+            "one_hot_weight": 0.1,
+            "activation_weight": 0.01,
+            "generator_lr": 0.001,
         },
     }
 

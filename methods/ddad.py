@@ -18,6 +18,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dfkd.methods.dfad import Dfad, DfadSettings
+from dfkd.methods.game import SMALL
 from dfkd.methods.losses import balance, batch_norm_gap, confidence, logit_distance, weighted
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -38,7 +39,16 @@ class Ddad(Dfad):
     """The first judge is the student, the second what the teacher's BatchNorm layers remember."""
 
     settings_class: ClassVar[type[StudentSettings]] = DdadSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "bn_weight": 1.0,
+            "one_hot_weight": 0.3,
+            "balance_weight": 1.0,
+        },
+    }
 
     def loss(self, view: View) -> Tensor:
         """-|S - T|_1 + L_bn + L_oh + balance, each with its weight."""

@@ -60,6 +60,7 @@ class DeepinversionSettings(InversionSettings):
 class Deepinversion(Inversion):
     """Every round starts from noise; what is optimized are the pixels themselves."""
 
+    rate: ClassVar[str] = "pixel_lr"
     settings_class: ClassVar[type[StudentSettings]] = DeepinversionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {

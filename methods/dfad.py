@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dfkd.methods.game import PLAIN, Game, GameSettings
+from dfkd.methods.game import PLAIN, SMALL, Game, GameSettings
 from dfkd.methods.losses import logit_distance, weighted
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -44,7 +44,15 @@ class Dfad(Game):
     """Minimax over the L1 distance of the logits, and nothing else."""
 
     settings_class: ClassVar[type[StudentSettings]] = DfadSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {"paper": PAPER}
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "paper": PAPER,
+        "small": {
+            **SMALL,
+            "batch_size": 64,
+            "student_steps": 5,
+            "warmup": 0,
+        },
+    }
 
     def loss(self, view: View) -> Tensor:
         """L_G = -|S - T|_1."""

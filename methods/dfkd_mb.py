@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dfkd.methods.dafl import LN10, Dafl, DaflSettings
-from dfkd.methods.losses import jensen_shannon, weighted
+from dfkd.methods.dafl import Dafl, DaflSettings
+from dfkd.methods.game import SMALL
+from dfkd.methods.losses import LN10, jensen_shannon, weighted
 from dfkd.methods.memory import POLICIES, ImageSource, Mixture, Pool, Shard
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.settings import Value, setting
@@ -48,7 +49,21 @@ class DfkdMb(Dafl):
     """The bank fills once the student learns; until then there is nothing to forget."""
 
     settings_class: ClassVar[type[StudentSettings]] = DfkdMbSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {
+            **SMALL,
+            "batch_size": 64,
+            "student_steps": 4,
+            "balance_weight": 0.5,
+            "one_hot_weight": 0.05,
+            "activation_weight": 0.0,
+            "adversarial_weight": 20.0,
+            "bank_capacity": 4000,
+            "bank_every": 1,
+            "bank_insert": 64,
+            "generator_lr": 0.001,
+        },
+    }
 
     def __init__(self, settings: DfkdMbSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dfkd.methods.game import PLAIN, Game, GameSettings
+from dfkd.methods.game import PLAIN, SMALL, Game, GameSettings
 from dfkd.methods.losses import balance, batch_norm_divergence, distillation, entropy, weighted
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -59,7 +59,16 @@ class Dfq(Game):
             "kd_loss": "kl",
             "temperature": 1.0,
             "student_lr": 0.1,
-        }
+        },
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "warmup": 3,
+            "bn_weight": 0.1,
+            "entropy_weight": 0.1,
+            "balance_weight": 1.0,
+        },
     }
 
     def loss(self, view: View) -> Tensor:

@@ -71,7 +71,7 @@ class Fast(Inversion):
             "synthesis_steps": 10,
             "warmup_rounds": 4,
             "rounds": 2,
-            "generator_width": 16,
+            "generator_width": 8,
             "latent": 64,
         },
     }

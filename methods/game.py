@@ -32,6 +32,8 @@ from dfkd.methods.view import View
 
 # What the references leave out, for the `paper` presets: a task's own settings may have it.
 PLAIN: Mapping[str, Value] = {"shift": 0, "flip": False, "clip_norm": 0.0}
+# What all `small` presets have in common: a generator for small images on a CPU.
+SMALL: Mapping[str, Value] = {"generator_width": 8, "latent": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,11 @@ class Game(ABC):
         """What the student is shown in its next step."""
         return self.source.sample(count, rng)
 
+    @property
+    def generators(self) -> list[LatentGenerator]:
+        """Everything that makes images."""
+        return [self.generator]
+
     def after_generator(self, view: View, rng: torch.Generator) -> None:
         """After the generator's turn, on its last batch."""
 
@@ -149,8 +156,8 @@ class Game(ABC):
         learning = epoch >= settings.warmup
         self.present = epoch
         count = student.begin(epoch)
-        lost, total = torch.zeros((2, 1), device=rng.device)
-        turns = 0
+        lost, total = torch.zeros(2, device=rng.device)
+        turns, before = 0, self.rendered
         for step in range(settings.kd_steps):
             if step % settings.student_steps == 0:
                 with bench.clock("synthesis"):
@@ -161,17 +168,19 @@ class Game(ABC):
                     batch = self.batch(count, rng)
                     total += student.learn(bench.teacher, batch, rng, self.lesson)
                     self.after_student(batch, step % settings.student_steps, rng)
-        metrics = student.end(epoch, total.squeeze(0)) if learning else {}
-        metrics["generator_loss"] = float(lost) / turns
-        rendered = turns * settings.generator_steps * settings.batch_size
-        rendered += settings.kd_steps * count * learning
-        metrics["images_made"] = rendered * bench.team.size
         if not torch.isfinite(lost):
             raise TrialFailed(
                 f"the generator's loss is {float(lost)} in epoch {epoch}; "
                 f"try a generator_lr below {settings.generator_lr:g}"
             )
-        return metrics
+        metrics = student.end(epoch, total) if learning else {}
+        made = self.rendered - before
+        return metrics | {"generator_loss": float(lost) / turns, "images_made": made}
+
+    @property
+    def rendered(self) -> int:
+        """Images that this worker's generators have made since they were built."""
+        return sum(generator.rendered for generator in self.generators)
 
     def train_generator(self, *, adversarial: bool, rng: torch.Generator) -> Tensor:
         """The generator's turn; returns its last loss."""

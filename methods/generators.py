@@ -85,6 +85,7 @@ class LatentGenerator(nn.Module):
         self.latent = latent
         self.classes = nn.Embedding(classes, latent) if classes else None
         self.trunk = Trunk(2 * latent if classes else latent, shape, width)
+        self.rendered = 0  # images since it was built
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """Noise [count, latent] from N(0, 1)."""
@@ -92,6 +93,7 @@ class LatentGenerator(nn.Module):
 
     def forward(self, noise: Tensor, target: Tensor | None = None) -> Tensor:
         """Noise, and classes [B] if it is conditioned on them, to images in [0, 1]."""
+        self.rendered += len(noise)
         if self.classes is not None and target is not None:
             noise = torch.cat([noise, self.classes(target)], dim=1)
         images: Tensor = self.trunk(noise)

@@ -68,7 +68,7 @@ class Canvas:
         return True
 
     def finish(self, best: Tensor) -> None:
-        """The round is over; `best` are its images."""
+        """The round is over; `best` are its images, a scalar if no loss was finite."""
 
 
 class Inversion(ABC):
@@ -76,6 +76,8 @@ class Inversion(ABC):
 
     settings_class: ClassVar[type[StudentSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
+    rate: ClassVar[str] = "generator_lr"
+    """The setting to lower when the loss is not finite."""
 
     def __init__(self, settings: Any, bench: Workbench) -> None:
         self.settings = settings
@@ -129,12 +131,15 @@ class Inversion(ABC):
 
     @staticmethod
     def objections(settings: Any, teacher: Teacher) -> list[str]:
+        found = []
         if settings.bn_weight and not teacher.batch_norms:
-            return [
+            found.append(
                 "the teacher has no BatchNorm layer, so L_bn is impossible; set bn_weight=0 to "
                 "synthesize by the other terms alone"
-            ]
-        return []
+            )
+        if not settings.rounds and not settings.warmup:
+            found.append("rounds=0 leaves the pool empty without a warm-up; set warmup=1 or more")
+        return found
 
     @property
     def source(self) -> ImageSource:
@@ -188,7 +193,7 @@ class Inversion(ABC):
                 return Shard.of(images, target), loss
         raise TrialFailed(
             f"the loss of synthesis was not finite in {ATTEMPTS} rounds running; "
-            "try lower learning rates of the synthesis"
+            f"try a {self.rate} below {getattr(self.settings, self.rate):g}"
         )
 
     def invert(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LN10 = math.log(10)  # DAFL and PRE-DFKD take entropies in log10: their weights are divided by it
 Moments = tuple[Tensor, Tensor]  # mean and biased variance per channel, [C] each
 
 
@@ -100,7 +101,7 @@ def balance(teacher: Tensor) -> Tensor:
     The information-entropy term of DAFL. Range [-ln C, 0].
     """
     mean = F.softmax(teacher, dim=1).mean(0)
-    return torch.xlogy(mean, mean).sum()
+    return (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
 
 def activation(features: Tensor) -> Tensor:

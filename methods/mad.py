@@ -11,13 +11,15 @@ Departs    The generator is not told a class (the paper's is, on large data sets
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dfkd.methods.game import Fresh, Game, GameSettings
+from dfkd.methods.game import SMALL, Fresh, Game, GameSettings
+from dfkd.methods.generators import LatentGenerator
 from dfkd.methods.losses import (
     balance,
     batch_norm_gap,
@@ -28,11 +30,14 @@ from dfkd.methods.losses import (
 )
 from dfkd.methods.memory import ImageSource, Mixture
 from dfkd.methods.method import Workbench
-from dfkd.methods.settings import setting
+from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
 
-DISTANCES = {"l1": logit_distance, "kl": distillation}
+DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": logit_distance,
+    "kl": distillation,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,16 @@ class Mad(Game):
     """The student learns from the generator and from the moving average of its weights."""
 
     settings_class: ClassVar[type[StudentSettings]] = MadSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "bn_weight": 1.0,
+            "one_hot_weight": 0.3,
+            "balance_weight": 1.0,
+        },
+    }
 
     def __init__(self, settings: MadSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
@@ -74,6 +89,10 @@ class Mad(Game):
     @property
     def source(self) -> ImageSource:
         return Mixture(self.fresh, self.memory, self.settings.replay_share)
+
+    @property
+    def generators(self) -> list[LatentGenerator]:
+        return [self.generator, self.slow]
 
     @torch.no_grad()
     def after_generator(self, view: View, rng: torch.Generator) -> None:

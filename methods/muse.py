@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfkd.methods.buckets import Buckets, resized
-from dfkd.methods.cam import activation_map, coverage, place_logits
+from dfkd.methods.cam import activation_map, check_maps, coverage, place_logits
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.generators import Size
 from dfkd.methods.losses import one_hot, weighted
@@ -30,11 +30,11 @@ from dfkd.methods.memory import Batch
 from dfkd.methods.method import Workbench
 from dfkd.methods.moving_statistics import MovingStatistics
 from dfkd.methods.nayer import Nayer, NayerSettings
-from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.sight import Sight
 from dfkd.methods.student import Lesson, StudentSettings
 from dfkd.methods.teacher import Teacher
+from dfkd.methods.text_space import TextSpace
 from dfkd.methods.view import View
 
 
@@ -75,18 +75,11 @@ class Muse(Nayer):
         super().__init__(settings, bench)
         self.turn = bench.team.rank  # counts rounds, so that workers begin at different sizes
         self.averages = [MovingStatistics(settings.bn_momentum) for _ in self.sizes]
-        spread = bench.embeddings - bench.embeddings.mean(0)
-        self.texts = spread / spread.square().mean().sqrt()  # f_y, of unit variance
-        self.head: nn.Linear | None = None  # P
-        if bench.student.head is not None and self.wants_diversity(settings):
-            with global_stream(bench.device, "diversity head", 0):
-                self.head = nn.Linear(bench.student.head.in_features, self.texts.shape[1])
-            bench.student.adopt(self.head.to(bench.device))
-
-    @staticmethod
-    def wants_diversity(settings: MuseSettings) -> bool:
-        """Whether anything is made of the student's embeddings."""
-        return settings.student_diversity_weight > 0 or settings.generator_diversity_weight > 0
+        if settings.cam_weight:
+            check_maps(bench)
+        self.texts: TextSpace | None = None
+        if settings.student_diversity_weight or settings.generator_diversity_weight:
+            self.texts = TextSpace.beside(bench.student, bench.embeddings)
 
     @staticmethod
     def objections(settings: MuseSettings, teacher: Teacher) -> list[str]:
@@ -103,12 +96,9 @@ class Muse(Nayer):
     @property
     def sizes(self) -> Sequence[Size]:
         shape = self.bench.shape
-        return tuple(
-            dict.fromkeys(
-                (max(1, round(shape.height * share)), max(1, round(shape.width * share)))
-                for share in shares(self.settings.resolutions)
-            )
-        )
+        wanted = sorted(shares(self.settings.resolutions))
+        sides = [(round(shape.height * share), round(shape.width * share)) for share in wanted]
+        return tuple(dict.fromkeys((max(1, height), max(1, width)) for height, width in sides))
 
     def new_pool(self) -> Buckets:
         settings, bench = self.settings, self.bench
@@ -155,19 +145,15 @@ class Muse(Nayer):
         evidence = resized(activation_map(logits.detach(), view.labels), view.images.shape[2:])
         return one_hot(teacher.logits(view.images * evidence), view.labels)
 
-    def distance(self, features: Tensor, labels: Tensor) -> Tensor:
-        """||P(f_S(x)) - f_y||^2 / d per image [B]: how new an image is to the student."""
-        assert self.head is not None, "a student without linear head embeds nothing"
-        embedded: Tensor = self.head(features)
-        return (embedded - self.texts[labels]).square().mean(1)
-
     def novelty_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_aed: minus the distance, which counts up to the bound only."""
-        return -self.distance(features, labels).clamp_max(self.settings.diversity_bound).mean()
+        assert self.texts is not None, "its weight is not 0"
+        distance: Tensor = self.texts(features, labels)
+        return -distance.clamp_max(self.settings.diversity_bound).mean()
 
     @property
     def lesson(self) -> Lesson | None:
-        return None if self.head is None else self.kd_and_diversity
+        return None if self.texts is None else self.kd_and_diversity
 
     def kd_and_diversity(self, batch: Batch, mine: Sight, theirs: Sight) -> Tensor:
         """KD + student_diversity_weight L_ed: what was seen is embedded near its text.
@@ -175,10 +161,10 @@ class Muse(Nayer):
         L_ed reaches the network through the side head alone. Without L_ed the head still learns,
         or L_aed would measure nothing; the network then does not feel it.
         """
-        assert batch.labels is not None, "a pool's images have classes"
+        assert self.texts is not None and batch.labels is not None, "pools keep classes"
         weight = self.settings.student_diversity_weight
         features = mine.features if weight else mine.features.detach()
-        distance = self.distance(features, batch.labels)
+        distance = self.texts(features, batch.labels)
         hinge = (distance - self.settings.diversity_radius).relu().mean()
         loss: Tensor = self.bench.student.kd(batch, mine, theirs) + (weight or 1.0) * hinge
         return loss

@@ -66,7 +66,7 @@ class Nayer(Inversion):
             "synthesis_steps": 15,
             "warmup_rounds": 4,
             "rounds": 2,
-            "generator_width": 16,
+            "generator_width": 8,
             "noisy_width": 128,
         },
     }

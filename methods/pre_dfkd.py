@@ -4,16 +4,14 @@ Paper      Binici et al., "Robust and Resource-Efficient Data-Free Knowledge Dis
            Generative Pseudo Replay", AAAI 2022, arXiv 2201.03019.
 Reference  kuluhan/PRE-DFKD@604010d, main.py and distillation.py.
 Departs    All networks use the trunk that the methods share (sigmoid, BatchNorm eps 1e-5, no
-           spectral norm); natural logarithms in the balance term (preset `paper` converts the
-           weight); the Jensen-Shannon term is exact unless `js=clamped`, as published, where the
-           clamp silences most of its gradient from 100 classes on; the decoder is not trained to
-           please the teacher (`decoder_prior_weight=1` does, as the released code does, there by
-           gradients left over from the tuning of the codes; here at the tuned codes).
+           spectral norm); natural logarithms in the balance term; the codes' variance is biased; JS
+           is exact unless `js=clamped`, as published, where the clamp silences most of its gradient
+           from 100 classes on; the decoder is not trained to please the teacher, unless
+           `decoder_prior_weight=1` (in the released code, by gradients left over from the tuning).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfkd.methods.autoencoder import Autoencoder, Replay
-from dfkd.methods.game import Game, GameSettings
-from dfkd.methods.generators import BETAS
+from dfkd.methods.autoencoder import Autoencoder, Replay, moment_distance
+from dfkd.methods.game import PLAIN, SMALL, Game, GameSettings
+from dfkd.methods.generators import BETAS, LatentGenerator
 from dfkd.methods.losses import (
+    LN10,
     activation,
     balance,
     clamped_jensen_shannon,
@@ -40,8 +39,6 @@ from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
-
-LN10 = math.log(10)  # the reference's entropies are in log10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +76,24 @@ class PreDfkd(Game):
     settings_class: ClassVar[type[StudentSettings]] = PreDfkdSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
+            **PLAIN,
             "js": "clamped",
             "decoder_prior_weight": 1.0,
-            "balance_weight": 5 / LN10,
-            "generator_lr": 0.02,
             "student_lr": 0.1,
             "weight_decay": 5e-4,
-            "clip_norm": 0.0,
-            "shift": 0,
-            "flip": False,
-        }
+        },
+        "small": {
+            **SMALL,
+            "batch_size": 128,
+            "student_steps": 4,
+            "memory_width": 16,
+            "memory_steps": 1,
+            "balance_weight": 0.5,
+            "one_hot_weight": 0.05,
+            "activation_weight": 0.0,
+            "adversarial_weight": 20.0,
+            "generator_lr": 0.001,
+        },
     }
 
     def __init__(self, settings: PreDfkdSettings, bench: Workbench) -> None:
@@ -105,14 +110,12 @@ class PreDfkd(Game):
         """L_G: confident, balanced and active images on which teacher and student differ."""
         settings, seen = self.settings, view.teacher
         differ = jensen_shannon if settings.js == "exact" else clamped_jensen_shannon
+        adversarial_weight = settings.adversarial_weight * view.adversarial
         return weighted(
             (settings.one_hot_weight, lambda: confidence(seen.logits)),
             (settings.balance_weight, lambda: balance(seen.logits)),
             (settings.activation_weight, lambda: -activation(seen.features)),
-            (
-                settings.adversarial_weight * view.adversarial,
-                lambda: -differ(view.student.logits, seen.logits),
-            ),
+            (adversarial_weight, lambda: -differ(view.student.logits, seen.logits)),
         )
 
     @property
@@ -122,6 +125,10 @@ class PreDfkd(Game):
         due = self.remembers and self.present % settings.rehearse_every == 0
         replay = Replay(self.memory.decoder, self.tuned_codes)
         return Mixture(self.fresh, replay, settings.replay_share if due else 0.0)
+
+    @property
+    def generators(self) -> list[LatentGenerator]:
+        return [self.generator, self.memory.decoder]
 
     def after_student(self, batch: Batch, step: int, rng: torch.Generator) -> None:
         """Train the memory in the first `memory_steps` student steps of a turn."""
@@ -133,20 +140,19 @@ class PreDfkd(Game):
     def train_memory(self, novel: Tensor, rng: torch.Generator) -> None:
         """L_VAE on novel images and, once there are any, a quarter as many of its own."""
         settings = self.settings
-        images, prior = novel, novel.new_zeros(())
+        prior = novel.new_zeros(())
         if self.remembers:
             codes = self.tuned_codes(max(2, len(novel) // 4), rng)
             with torch.set_grad_enabled(settings.decoder_prior_weight > 0):
                 own = self.memory.decoder(codes)
-                prior = self.code_loss(codes, own)
-            images = torch.cat([novel, own.detach()])
-        loss = self.memory_loss(images, rng)
-        if settings.decoder_prior_weight:
-            loss = loss + settings.decoder_prior_weight * prior
-        self.memory_adam.zero_grad()
-        loss.backward()
-        self.memory_adam.step()
-        self.remembers = True
+                prior = settings.decoder_prior_weight * self.code_loss(codes, own)
+            novel = torch.cat([novel, own.detach()])
+        loss = self.memory_loss(novel, rng) + prior
+        if loss.requires_grad:  # some weight is not 0
+            self.memory_adam.zero_grad()
+            loss.backward()
+            self.memory_adam.step()
+            self.remembers = True
 
     def memory_loss(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """L_VAE: pixels and teacher's responses are kept, and the codes stay near N(0, I)."""
@@ -167,7 +173,8 @@ class PreDfkd(Game):
         codes = self.memory.decoder.draw(count, rng).requires_grad_(settings.tune_steps > 0)
         adam = torch.optim.Adam([codes], lr=settings.tune_lr)
         for _ in range(settings.tune_steps):
-            loss = self.code_loss(codes, self.memory.decoder(codes))
+            with torch.enable_grad():
+                loss = self.code_loss(codes, self.memory.decoder(codes))
             codes.grad = torch.autograd.grad(loss, codes)[0]  # none to the decoder
             adam.step()
         return codes.detach()
@@ -178,7 +185,7 @@ class PreDfkd(Game):
         return weighted(
             (self.settings.balance_weight, lambda: balance(logits)),
             (self.settings.one_hot_weight, lambda: confidence(logits)),
-            (1.0, lambda: (codes.var(0) - 1).square().mean() + codes.mean(0).square().mean()),
+            (1.0, lambda: moment_distance(codes)),
         )
 
     def state(self) -> dict[str, Any]:

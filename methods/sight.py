@@ -47,14 +47,12 @@ class Sight:
     @property
     def features(self) -> Tensor:
         """The input of the last linear layer, [B, F]: the embedding of each image."""
-        assert self._layers.head is not None, "no linear head"
-        return self._inputs[self._layers.head]
+        return self._last(nn.Linear)
 
     @property
     def maps(self) -> Tensor:
         """The input of the last pooling layer, [B, K, h, w]: features with their places."""
-        assert self._layers.pool is not None, "no adaptive pooling"
-        return self._inputs[self._layers.pool]
+        return self._last(nn.AdaptiveAvgPool2d)
 
     @cached_property
     def stages(self) -> list[Tensor]:
@@ -69,6 +67,12 @@ class Sight:
             if reader in self._inputs:
                 found[self._inputs[reader].shape[2:]] = self._inputs[reader]
         return sorted(found.values(), key=lambda maps: -maps.shape[2:].numel())
+
+    def _last(self, kind: type) -> Tensor:
+        """The input of the layer of this kind that was reached last."""
+        found = [inputs for layer, inputs in self._inputs.items() if isinstance(layer, kind)]
+        assert found, f"the network has no {kind.__name__}"
+        return found[-1]
 
     @property
     def _norms(self) -> list[nn.Module]:
@@ -101,7 +105,7 @@ class Observer:
         self.layers = Layers(network)
         self._inputs: Inputs | None = None
         watched = [*self.layers.norms, *self.layers.convolutions]
-        watched += filter(None, [self.layers.head, self.layers.pool])
+        watched += [m for m in network.modules() if isinstance(m, nn.Linear | nn.AdaptiveAvgPool2d)]
         for module in watched:
             module.register_forward_pre_hook(self._remember)
 

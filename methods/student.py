@@ -131,7 +131,8 @@ class Student:
         for p in self._heads.parameters():  # the network's are averaged by `team.parallel`
             p.grad = self.team.total(p.grad) / self.team.size if p.grad is not None else None
         if self.settings.clip_norm:
-            nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_norm)
+            for module in (self.network, *self._heads):  # a head must not slow the network down
+                nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm)
         self._optimizer.step()
         return loss.detach()
 

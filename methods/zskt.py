@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
-from dfkd.methods.game import Game, GameSettings
+from dfkd.methods.game import SMALL, Game, GameSettings
 from dfkd.methods.losses import attention_transfer, distillation, weighted
 from dfkd.methods.memory import Batch
 from dfkd.methods.method import Workbench
@@ -59,7 +59,14 @@ class Zskt(Game):
             "clip_norm": 5.0,
             "shift": 0,
             "flip": False,
-        }
+        },
+        "small": {
+            **SMALL,
+            "batch_size": 64,
+            "student_steps": 5,
+            "warmup": 0,
+            "at_weight": 10.0,
+        },
     }
 
     def __init__(self, settings: ZsktSettings, bench: Workbench) -> None:

@@ -156,7 +156,7 @@ def methods() -> Iterator[RenderableType]:
         column.no_wrap = column.header != table.columns[1].header
     yield table
     yield "* partly reconstructed: its file says which parts; no code of the paper was public"
-    yield "needs BN: BatchNorm layers; maps, features: of the teacher; (in parentheses): or a setting"
+    yield "needs, of the teacher: BatchNorm layers, maps, features; (so): or a setting without"
     yield "settings and presets of one: dfkd methods NAME"
 
 

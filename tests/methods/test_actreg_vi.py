@@ -86,4 +86,4 @@ def test_the_share_of_virtual_images_is_as_set(share, expected):
 
 
 def test_nothing_is_called_published_as_nothing_was_read():
-    assert ActregVi.presets == {}
+    assert "paper" not in ActregVi.presets

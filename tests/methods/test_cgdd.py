@@ -87,4 +87,4 @@ def test_a_student_with_other_stages_is_refused_with_what_to_do():
 
 
 def test_nothing_is_called_published_as_nothing_was_read():
-    assert Cgdd.presets == {}
+    assert "paper" not in Cgdd.presets

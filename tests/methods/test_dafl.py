@@ -74,7 +74,7 @@ def test_a_teacher_without_a_linear_head_is_refused_unless_its_features_are_left
 PUBLISHED = {"paper": (0.5, 20, 0.1), "cifar10": (0.05, 5, 0.01)}  # oh, ie in log10, a
 
 
-@pytest.mark.parametrize("preset", Dafl.presets)
+@pytest.mark.parametrize("preset", PUBLISHED)
 def test_presets_are_the_references_weights_with_log10_made_natural(preset):
     one_hot, in_log10, active = PUBLISHED[preset]
     settings = build(DaflSettings, Dafl.presets[preset], "test")

@@ -48,4 +48,4 @@ def test_the_second_judge_moves_the_generator_to_the_teachers_statistics(digits_
 
 
 def test_nothing_is_called_published_as_nothing_was_read():
-    assert Ddad.presets == {}
+    assert "paper" not in Ddad.presets

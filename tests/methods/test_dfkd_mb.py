@@ -102,4 +102,4 @@ def test_a_resumed_trial_remembers_when_the_bank_is_due():
 
 
 def test_nothing_is_called_published_as_nothing_was_read():
-    assert DfkdMb.presets == {}
+    assert "paper" not in DfkdMb.presets

@@ -272,9 +272,9 @@ def test_a_generator_whose_loss_is_not_finite_fails_the_trial_with_advice():
         started.run(range(1))
 
 
-def test_a_student_whose_loss_is_not_finite_fails_the_trial():
+def test_a_generator_is_blamed_before_the_student_that_learned_from_it():
     started = trial(Broken, {"kd_steps": 4, "student_steps": 2})
-    with pytest.raises(TrialFailed, match="student's loss is nan in epoch 0"):
+    with pytest.raises(TrialFailed, match="generator's loss is nan in epoch 0"):
         started.run(range(1))
 
 

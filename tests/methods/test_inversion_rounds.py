@@ -157,7 +157,7 @@ def test_a_round_that_goes_wrong_starts_a_new_average():
 
 
 def test_a_teacher_that_never_gives_a_finite_loss_fails_the_trial_with_advice():
-    with pytest.raises(TrialFailed, match=r"not finite in 3 rounds.*lower learning rates"):
+    with pytest.raises(TrialFailed, match=r"not finite in 3 rounds.*try a bn_weight below 1"):
         moody(*BAD * ATTEMPTS).synthesize(adversarial=False, rng=rng())
 
 

@@ -204,7 +204,7 @@ def test_a_generator_that_diverges_is_renewed_after_every_round():
 
 def test_a_generator_that_diverges_in_every_round_fails_the_trial():
     begun = trial(values={"generator_lr": 1e30, "warmup_rounds": 10})
-    with pytest.raises(TrialFailed, match="lower learning rates"):
+    with pytest.raises(TrialFailed, match="generator_lr below"):
         begun.run(range(1))
 
 

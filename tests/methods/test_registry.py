@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 from workbenches import tiny_teacher
 
-from dfkd.methods import CONTROL, METHODS, load_method
+from dfkd.methods import BN, CONTROL, FEATURES, MAPS, METHODS, load_method
 from dfkd.methods.errors import ConfigError
+from dfkd.methods.teacher import Teacher
 
 PUBLISHED = [name for name in METHODS if name != CONTROL]
 
@@ -58,13 +60,24 @@ def test_the_docstring_of_a_method_cites_what_the_list_does(name):
         assert arxiv[1] in importlib.import_module(where).__doc__
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_needs_is_what_its_objections_say(name):
+def objections(name, teacher):
+    """What a method with its own settings has against a teacher, in one text."""
     method = load_method(name)
-    settings = method.settings_class()
-    objections = method.objections(settings, tiny_teacher(name="convnet-4-nobn"))
-    needs = METHODS[name].needs
-    assert any("BatchNorm" in need for need in needs) == any("BatchNorm" in o for o in objections)
+    return " ".join(method.objections(method.settings_class(), teacher))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_objects_to_a_teacher_without_batch_norm_if_it_needs_one(name):
+    teacher = tiny_teacher(name="convnet-4-nobn")
+    assert ("no BatchNorm" in objections(name, teacher)) == (BN in METHODS[name].needs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_objects_to_a_teacher_without_linear_head_if_it_needs_features(name):
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1))
+    found = objections(name, Teacher(network, (0.5,), (0.5,)))
+    assert "linear" in found or FEATURES not in METHODS[name].needs
+    assert "linear" not in found or {FEATURES, MAPS} & set(METHODS[name].needs)
 
 
 def test_the_control_is_a_listed_method():

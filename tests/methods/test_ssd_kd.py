@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from definitions import answers, divergences
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from method_contract import LEARNING, MethodContract
 from workbenches import CPU, SHAPE, Trial, rng, tiny_teacher
@@ -171,6 +171,7 @@ def test_which_part_is_a_matter_of_chance():
 
 
 @given(st.lists(st.integers(1, 14), max_size=5), st.floats(0.01, 1))
+@example([14], 1.0)  # more than fit
 def test_labels_and_decisions_belong_to_their_images_however_the_ring_wraps(counts, share):
     made = pool([shard(count, 20 * k) for k, count in enumerate(counts)], insert_share=share)
     assert len(made.priorities) == len(made.decided) == len(made)

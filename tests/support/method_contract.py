@@ -208,6 +208,14 @@ class MethodContract:
         trial = self.trial(values=values, teacher=teacher)
         assert "kd_loss" in trial.run(range(2))[1]
 
+    def test_a_teacher_that_is_sure_beyond_the_range_of_floats_breaks_nothing(self):
+        teacher = tiny_teacher()
+        for p in teacher.network.network.classifier.parameters():
+            p.data *= 1000
+        trial = self.ran(teacher=teacher)
+        assert all(map(math.isfinite, (value for m in trial.metrics for value in m.values())))
+        assert trial.images()[0].isfinite().all()
+
     def test_there_are_no_objections_to_a_teacher_with_batch_norm(self):
         for values in ({}, *self.method.presets.values()):
             settings = build(self.method.settings_class, values, "test")

@@ -11,6 +11,7 @@ QUICK = {"batch_size": 7, "synthesis_steps": 2, "warmup_rounds": 3, "rounds": 3}
 
 class Pixels(Inversion):
     settings_class = InversionSettings
+    rate = "bn_weight"  # it has no learning rate to lower
 
     def __init__(self, settings, bench):
         super().__init__(settings, bench)
