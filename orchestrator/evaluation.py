@@ -53,7 +53,7 @@ def evaluate(
     given = facts["definition"]["data"] if facts is not None and task is None else None
     images = load_data(problem, "test", data or given)
     if images is None:
-        raise ConfigError(f"task {problem.name} has no labeled images; give --data FILE.npz")
+        raise ConfigError(f"task {problem.name} has no labeled images; give --data PATH")
     inputs = images.images.float() / 255
     network = load_program(str(program))
     weights = run.folder.read(TEACHER) if run is not None else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from dfkd.methods import CONTROL, METHODS
@@ -122,7 +123,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     """As `resolve`, but a task's own teacher stays untrained: to show, not to run."""
     found = request.problems()
     try:
-        task = load_task(request.task)
+        task = _with_images(load_task(request.task), request.data)
     except ConfigError as error:
         raise ConfigError(*found, *error.problems) from None
     choices = Choices(
@@ -168,13 +169,29 @@ def _named(methods: Iterable[str]) -> Iterator[str]:
             yield name
 
 
+def _with_images(task: Task, data: str | None) -> Task:
+    """The task with its images taken from `data`, where its own are not installed.
+
+    Only if `data` keeps training and test images apart: a teacher is trained on the former.
+    """
+    if data is None or task.data is None or not is_named(task.data):
+        return task
+    try:
+        load_data(task, "train")
+    except ConfigError:
+        train, test = (load_data(task, split, data) for split in ("train", "test"))
+        if train is not None and test is not None and not torch.equal(train.images, test.images):
+            return replace(task, data=_absolute(data))
+    return task
+
+
 def _check_selection(task: Task, request: SweepRequest) -> None:
     data = load_data(task, "test", request.data)
     score = SCORES.get(request.select)
     if score is not None and score.uses_real_labels and data is None:
         raise ConfigError(
             f"--select {request.select} needs labeled images and task {task.name} has none; "
-            "give some with --data FILE.npz"
+            "give some with --data PATH"
         )
 
 

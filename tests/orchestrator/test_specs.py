@@ -231,7 +231,7 @@ def test_an_unknown_method_gets_the_nearest_known_one(stripes_file):
         ({"name": "a/b"}, "name must be a plain word without slashes, got 'a/b'"),
         ({"name": ".."}, "name must be a plain word without slashes, got '..'"),
         ({"name": ""}, "name must be a plain word without slashes, got ''"),
-        ({"data": "missing.npz"}, "data file missing.npz does not exist"),
+        ({"data": "missing.npz"}, "data missing.npz does not exist"),
         ({"teacher": "missing.pt"}, "teacher file missing.pt does not exist"),
     ],
 )
