@@ -1,13 +1,15 @@
 """What the comparison's tables make of results."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "tables.py"
-spec = importlib.util.spec_from_file_location("tables", PATH)
+spec = importlib.util.spec_from_file_location("benchmark_tables", PATH)
 tables = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = tables  # where dataclasses look their annotations up
 spec.loader.exec_module(tables)
 
 
