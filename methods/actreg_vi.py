@@ -60,7 +60,6 @@ class ActregVi(Dfad):
             **SMALL,
             "batch_size": 64,
             "student_steps": 4,
-            "warmup": 0,
             "activation_weight": 0.1,
         },
     }

@@ -55,6 +55,13 @@ class Autoencoder(nn.Module):
         remembered: Tensor = self.decoder(mean + (log_variance / 2).exp() * noise)
         return remembered, code_divergence(mean, log_variance)
 
+    def recalled(self, codes: Tensor) -> Tensor:
+        """The images of codes [B, latent], by the statistics of all that was learned."""
+        self.decoder.eval()
+        images: Tensor = self.decoder(codes)
+        self.decoder.train()
+        return images
+
 
 def code_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(q(z | x) || N(0, I)), summed over the code and averaged over the images, in nats."""
@@ -62,19 +69,17 @@ def code_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class Replay:
-    """What the decoder shows for codes that `draw(count, rng)` gives, as a student's source."""
+    """What a memory shows for codes that `draw(count, rng)` gives, as a student's source."""
 
-    def __init__(
-        self, decoder: LatentGenerator, draw: Callable[[int, torch.Generator], Tensor]
-    ) -> None:
-        self.decoder = decoder
+    def __init__(self, memory: Autoencoder, draw: Callable[[int, torch.Generator], Tensor]) -> None:
+        self.memory = memory
         self.draw = draw
 
     def sample(self, count: int, rng: torch.Generator) -> Batch:
         """Remembered images; nobody asked for classes."""
         codes = self.draw(count, rng)
         with torch.no_grad():
-            return Batch(self.decoder(codes))
+            return Batch(self.memory.recalled(codes))
 
 
 def moment_distance(codes: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Cmi(Inversion):
             "bn_reduction": "sum",
             "bn_weight": 1.0,
             "cr_weight": 0.8,
+            "cr_temperature": 0.1,
             "synthesis_steps": 200,
             "generator_lr": 1e-3,
             "bank_size": 40960,
@@ -116,12 +117,10 @@ class Cmi(Inversion):
 
     @staticmethod
     def objections(settings: Any, teacher: Teacher) -> list[str]:
-        if (settings.cr_weight or settings.bn_weight) and not teacher.batch_norms:
-            return [
-                "the teacher has no BatchNorm layer, so L_bn and L_cr are impossible; set "
-                "bn_weight=0 and cr_weight=0 to synthesize by the other terms alone"
-            ]
-        return []
+        found = Inversion.objections(settings, teacher)
+        if settings.cr_weight and not teacher.batch_norms:
+            found.append("without a BatchNorm layer L_cr is impossible too; set cr_weight=0")
+        return found
 
     def start_over(self, rng: torch.Generator) -> None:
         if self.settings.cr_weight:  # its head has taken a step down a loss that was not finite

@@ -50,7 +50,6 @@ class Dfad(Game):
             **SMALL,
             "batch_size": 64,
             "student_steps": 5,
-            "warmup": 0,
         },
     }
 

@@ -87,7 +87,7 @@ class DfkdMb(Dafl):
 
     def after_generator(self, view: View, rng: torch.Generator) -> None:
         """Every few turns new images enter the bank, with the classes the teacher sees in them."""
-        if not view.adversarial:
+        if not view.adversarial or not self.settings.replay_share:
             return
         if self.turns % self.settings.bank_every == 0:
             images = self.fresh.sample(self.settings.bank_insert, rng).images

@@ -64,7 +64,6 @@ class Dfq(Game):
             **SMALL,
             "batch_size": 128,
             "student_steps": 4,
-            "warmup": 3,
             "bn_weight": 0.1,
             "entropy_weight": 0.1,
             "balance_weight": 1.0,

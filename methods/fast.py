@@ -61,6 +61,7 @@ class Fast(Inversion):
             "synthesis_steps": 5,
             "latent_lr": 0.01,
             "generator_lr": 3e-3,
+            "meta": "fomaml",
             "reset_epoch": 140,  # 120 after the warm-up
             "temperature": 20.0,
             "student_lr": 0.2,

@@ -4,9 +4,11 @@ The generator takes `generator_steps` steps, then the student `student_steps`, e
 batch, and so on. DAFL, DFQ, ZSKT, DFAD and their descendants differ in the generator's loss, in
 what the student is taught, and in the memory that is mixed into its batches.
 
-All depart from their papers in three things: one generator serves them all, which ends in a sigmoid
+All depart from their papers in some things: one generator serves them all, which ends in a sigmoid
 (images are in [0, 1]) where theirs end in tanh or BatchNorm; the student's learning rate follows a
-cosine, the generator's is constant; the student is in evaluation mode while the generator learns.
+cosine, the generator's is constant; the student is in evaluation mode while the generator learns,
+the generator always in training mode; the generator's Adam has betas (0.5, 0.999), where DFAD, ZSKT
+and PRE-DFKD leave torch's default.
 """
 
 from __future__ import annotations
@@ -174,8 +176,8 @@ class Game(ABC):
                 f"try a generator_lr below {settings.generator_lr:g}"
             )
         metrics = student.end(epoch, total) if learning else {}
-        made = self.rendered - before
-        return metrics | {"generator_loss": float(lost) / turns, "images_made": made}
+        made = bench.team.total(torch.tensor(float(self.rendered - before)))
+        return metrics | {"generator_loss": float(lost) / turns, "images_made": float(made)}
 
     @property
     def rendered(self) -> int:

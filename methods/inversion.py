@@ -161,8 +161,9 @@ class Inversion(ABC):
         self.rounds_dealt += rounds
         with bench.clock("waiting"):
             shards = bench.team.share([shard for shard, _ in made])
-        for shard in shards:
-            self.pool.add(shard, rng)
+        with bench.clock("synthesis"):
+            for shard in shards:
+                self.pool.add(shard, rng)
         metrics: Metrics = {
             "pool_images": len(self.pool),
             "images_made": sum(len(shard.images) for shard in shards),

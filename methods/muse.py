@@ -79,7 +79,7 @@ class Muse(Nayer):
             check_maps(bench)
         self.texts: TextSpace | None = None
         if settings.student_diversity_weight or settings.generator_diversity_weight:
-            self.texts = TextSpace.beside(bench.student, bench.embeddings)
+            self.texts = TextSpace.beside(bench.student, bench.embeddings, bench.seed)
 
     @staticmethod
     def objections(settings: MuseSettings, teacher: Teacher) -> list[str]:

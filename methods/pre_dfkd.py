@@ -79,7 +79,6 @@ class PreDfkd(Game):
             **PLAIN,
             "js": "clamped",
             "decoder_prior_weight": 1.0,
-            "student_lr": 0.1,
             "weight_decay": 5e-4,
         },
         "small": {
@@ -115,7 +114,7 @@ class PreDfkd(Game):
             (settings.one_hot_weight, lambda: confidence(seen.logits)),
             (settings.balance_weight, lambda: balance(seen.logits)),
             (settings.activation_weight, lambda: -activation(seen.features)),
-            (adversarial_weight, lambda: -differ(view.student.logits, seen.logits)),
+            (adversarial_weight, lambda: -differ(view.student.logits, seen.logits.detach())),
         )
 
     @property
@@ -123,7 +122,7 @@ class PreDfkd(Game):
         """Novel images, and in epochs of rehearsal a share of remembered ones."""
         settings = self.settings
         due = self.remembers and self.present % settings.rehearse_every == 0
-        replay = Replay(self.memory.decoder, self.tuned_codes)
+        replay = Replay(self.memory, self.tuned_codes)
         return Mixture(self.fresh, replay, settings.replay_share if due else 0.0)
 
     @property
@@ -133,7 +132,8 @@ class PreDfkd(Game):
     def after_student(self, batch: Batch, step: int, rng: torch.Generator) -> None:
         """Train the memory in the first `memory_steps` student steps of a turn."""
         settings = self.settings
-        if step < settings.memory_steps and self.present % settings.memory_every == 0:
+        due = settings.replay_share > 0 and self.present % settings.memory_every == 0
+        if due and step < settings.memory_steps:
             novel = self.source.novel_of(len(batch.images))
             self.train_memory(batch.images[: max(2, novel // 2)], rng)
 
@@ -174,7 +174,7 @@ class PreDfkd(Game):
         adam = torch.optim.Adam([codes], lr=settings.tune_lr)
         for _ in range(settings.tune_steps):
             with torch.enable_grad():
-                loss = self.code_loss(codes, self.memory.decoder(codes))
+                loss = self.code_loss(codes, self.memory.recalled(codes))
             codes.grad = torch.autograd.grad(loss, codes)[0]  # none to the decoder
             adam.step()
         return codes.detach()

@@ -71,7 +71,13 @@ class Student:
         return self._observer.layers.head  # type: ignore[no-any-return]
 
     def adopt(self, head: nn.Module) -> None:
-        """Train `head` along with the network, on what the lessons make of it."""
+        """Train `head` along with the network, on what the lessons make of it.
+
+        Workers' first weights may differ: they are averaged.
+        """
+        with torch.no_grad():
+            for p in head.parameters():
+                p.copy_(self.team.total(p) / self.team.size)
         self._heads.append(head)
         self._optimizer.add_param_group({"params": list(head.parameters())})
 

@@ -26,7 +26,7 @@ class TextSpace(nn.Module):
         self.head = nn.Linear(features, embeddings.shape[1])
 
     @classmethod
-    def beside(cls, student: Student, embeddings: Tensor) -> TextSpace:
+    def beside(cls, student: Student, embeddings: Tensor, seed: int) -> TextSpace:
         """One on the input of the student's last linear layer, trained along with it.
 
         Raises ConfigError for a student without such a layer.
@@ -36,7 +36,7 @@ class TextSpace(nn.Module):
                 "the student has no linear head, so it embeds nothing; set "
                 "student_diversity_weight=0 and generator_diversity_weight=0"
             )
-        with global_stream(embeddings.device, "text space"):
+        with global_stream(embeddings.device, "text space", seed):
             space = cls(student.head.in_features, embeddings).to(embeddings.device)
         student.adopt(space)
         return space

@@ -64,7 +64,6 @@ class Zskt(Game):
             **SMALL,
             "batch_size": 64,
             "student_steps": 5,
-            "warmup": 0,
             "at_weight": 10.0,
         },
     }

@@ -156,7 +156,8 @@ def methods() -> Iterator[RenderableType]:
         column.no_wrap = column.header != table.columns[1].header
     yield table
     yield "* partly reconstructed: its file says which parts; no code of the paper was public"
-    yield "needs, of the teacher: BatchNorm layers, maps, features; (so): or a setting without"
+    yield "BN: BatchNorm layers in the teacher; maps, features: its feature maps, its linear head;"
+    yield "text: names of the classes. What is in parentheses can be switched off by a setting."
     yield "settings and presets of one: dfkd methods NAME"
 
 

@@ -30,6 +30,7 @@ from dfkd.orchestrator.specs import (
     sweep_from_definition,
 )
 from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trials import Surroundings, Trial
 from dfkd.search_spaces.data import load_data
 from dfkd.search_spaces.sources import is_named
 from dfkd.search_spaces.task import Task, load_task
@@ -144,7 +145,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         found += objections(task, plans, teacher)
     if found or teacher is None:
         raise ConfigError(*dict.fromkeys(found))
-    return SweepSpec(
+    spec = SweepSpec(
         task=task,
         methods=plans,
         epochs=request.epochs or task.epochs,
@@ -158,6 +159,23 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         control=request.control,
         data=_absolute(request.data),
     )
+    _rehearse(spec)
+    return spec
+
+
+def _rehearse(spec: SweepSpec) -> None:
+    """Build one trial of each method, so that one that cannot be built is told of before any runs.
+
+    What a method needs of the student, say, shows when the two meet.
+    """
+    score = SCORES[spec.select]
+    around = Surroundings(task=spec.task, teacher=spec.teacher, score=score, evaluation=None)
+    found: list[str] = []
+    for name in spec.methods:
+        with gathering(found, f"{name}: "):
+            Trial(spec.trial("rehearsal", name, {}), around)
+    if found:
+        raise ConfigError(*found)
 
 
 def _named(methods: Iterable[str]) -> Iterator[str]:

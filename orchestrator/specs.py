@@ -219,8 +219,8 @@ def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> Me
         bundle = method.presets[preset]
     elif preset is not None:
         found.append(unknown(f"preset of {name}", str(preset), method.presets))
-    own = method.presets.get(task.preset or "", {})
-    space = task.space(name, own if preset is None else {})
+    space = task.space(name, method.presets.get(task.preset or "", {}))
+    recipe = space.recipe if preset is None else task.shared.recipe
     chosen = {**bundle, **settings}
     found += problems(kind, settings, name)
     found += problems(kind, space.recipe, f"task {task.name}, {name}")
@@ -237,8 +237,8 @@ def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> Me
         found += wrong
     if found:
         raise ConfigError(*found)
-    recipe = {key: coerce(v, known[key].type) for key, v in {**space.recipe, **chosen}.items()}
-    return MethodPlan(recipe, search)
+    values = {key: coerce(v, known[key].type) for key, v in {**recipe, **chosen}.items()}
+    return MethodPlan(values, search)
 
 
 def _fitted(dimension: Dimension, wanted: type) -> Dimension:

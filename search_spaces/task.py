@@ -75,9 +75,9 @@ class Task:
     """The YAML as it was read."""
 
     def space(self, method: str, preset: Mapping[str, Any] | None = None) -> Space:
-        """The settings and dimensions of one method: shared ones, its preset's, and its own."""
+        """The settings and dimensions of one method: its preset's, shared ones, and its own."""
         own = self.methods.get(method, Space())
-        recipe = {**self.shared.recipe, **(preset or {}), **own.recipe}
+        recipe = {**(preset or {}), **self.shared.recipe, **own.recipe}
         return Space(recipe, {**self.shared.search, **own.search})
 
 

@@ -61,3 +61,8 @@ def test_a_task_with_images_of_its_own_keeps_them(tmp_path):
 def test_all_means_every_method_but_the_control():
     spec = plan_sweep(SweepRequest(task="digits", methods=("nayer", "all")))
     assert list(spec.methods) == ["nayer", *(m for m in METHODS if m not in ("nayer", CONTROL))]
+
+
+def test_a_student_that_a_method_cannot_teach_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"zskt: attention transfer needs feature maps"):
+        plan_sweep(SweepRequest(task="digits", methods=("zskt",), student="convnet-8-16-24-48"))
