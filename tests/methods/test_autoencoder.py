@@ -101,15 +101,22 @@ def test_replay_shows_what_the_decoder_makes_of_the_codes_it_is_given():
         asked.append(count)
         return memory.decoder.draw(count, draws)
 
-    batch = Replay(memory.decoder, draw).sample(7, rng())
+    batch = Replay(memory, draw).sample(7, rng())
     assert asked == [7]
-    assert torch.equal(batch.images, memory.decoder(memory.decoder.draw(7, rng())))
+    assert torch.equal(batch.images, memory.recalled(memory.decoder.draw(7, rng())))
 
 
 def test_replayed_images_have_neither_classes_nor_gradients():
     memory = autoencoder()
     before = snapshot(memory.encoder)
-    batch = Replay(memory.decoder, memory.decoder.draw).sample(7, rng())
+    batch = Replay(memory, memory.decoder.draw).sample(7, rng())
     assert batch.labels is None and batch.weights is None and batch.index is None
     assert not batch.images.requires_grad
     assert same(snapshot(memory.encoder), before)
+
+
+def test_what_is_recalled_does_not_depend_on_what_else_is():
+    memory = autoencoder()
+    codes = memory.decoder.draw(7, rng())
+    assert torch.allclose(memory.recalled(codes)[:2], memory.recalled(codes[:2]), atol=1e-6)
+    assert memory.decoder.training

@@ -246,12 +246,18 @@ def test_a_projection_that_is_not_finite_is_replaced():
     assert started.method.bank.rows.isfinite().all()
 
 
-@pytest.mark.parametrize("off", ["bn_weight", "cr_weight"])
-def test_a_teacher_without_batch_norm_is_refused_unless_both_its_uses_are_off(off):
+@pytest.mark.parametrize(("off", "on"), [("bn_weight", "cr_weight"), ("cr_weight", "bn_weight")])
+def test_a_teacher_without_batch_norm_is_refused_unless_both_its_uses_are_off(off, on):
     teacher = tiny_teacher(name="convnet-4-nobn")
     settings = build(CmiSettings, {off: 0.0}, "test")
     (objection,) = Cmi.objections(settings, teacher)
-    assert "cr_weight=0" in objection and "bn_weight=0" in objection
+    assert f"{on}=0" in objection
+
+
+def test_a_pool_that_would_stay_empty_is_refused():
+    settings = build(CmiSettings, {"rounds": 0, "warmup": 0}, "test")
+    (objection,) = Cmi.objections(settings, tiny_teacher())
+    assert "pool empty" in objection
 
 
 def test_the_paper_preset_holds_the_published_numbers():

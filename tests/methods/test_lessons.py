@@ -124,9 +124,12 @@ def test_a_student_restored_with_its_head_goes_on_exactly():
 
 
 class Half(Alone):
-    """One of two workers; the gradients of the other are zero."""
+    """One of two workers; the other begins with the same weights, and its gradients are zero."""
 
     size = 2
+
+    def total(self, values):
+        return values if values.requires_grad is False else 2 * values
 
 
 def test_the_gradient_of_a_head_is_the_mean_over_the_workers():

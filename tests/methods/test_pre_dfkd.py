@@ -132,7 +132,7 @@ def test_novel_images_come_first_and_remembered_ones_fill_the_batch():
     novel = method.fresh.sample(15, draws)
     codes = method.memory.decoder.draw(5, draws)
     assert torch.equal(batch.images[:15], novel.images)
-    assert torch.equal(batch.images[15:], method.memory.decoder(codes))
+    assert torch.equal(batch.images[15:], method.memory.recalled(codes))
     assert batch.labels is None
 
 
@@ -287,7 +287,7 @@ def test_tuned_codes_show_what_the_teacher_is_sure_of_or_takes_for_all_classes(
         values = {"one_hot_weight": 0.0, "balance_weight": 0.0, weight: 10.0, "latent": 16}
         values |= {"tune_steps": steps, "tune_lr": 0.05, "memory_width": 8}
         method = trial(values, classes=10, teacher=digits_teacher).method
-        shown = method.memory.decoder(method.tuned_codes(30, rng(1)))
+        shown = method.memory.recalled(method.tuned_codes(30, rng(1)))
         found.append(measure(digits_teacher.logits(shown)).item())
     assert found[1] < 0.8 * found[0]
 

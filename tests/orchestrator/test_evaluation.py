@@ -119,7 +119,7 @@ def test_a_task_without_labels_asks_for_some(alone, tmp_path):
     path = write_task(tmp_path / "task")
     text = Path(path).read_text().replace("data: stripes.npz\n", "")
     Path(path).write_text(text)
-    with pytest.raises(ConfigError, match=r"give --data FILE\.npz"):
+    with pytest.raises(ConfigError, match="give --data PATH"):
         evaluate(alone, "nowhere", path)
 
 

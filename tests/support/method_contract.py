@@ -201,7 +201,7 @@ class MethodContract:
         teacher = tiny_teacher(name="convnet-4-6-nobn")
         values, settings = {}, build(self.method.settings_class, self.values(), "test")
         if objections := self.method.objections(settings, teacher):
-            assert all("BatchNorm" in o and "bn_weight" in o for o in objections)
+            assert all("BatchNorm" in o for o in objections) and "bn_weight" in objections[0]
             values = self.without_batch_norm
             settings = build(self.method.settings_class, self.values(values), "test")
             assert self.method.objections(settings, teacher) == []
