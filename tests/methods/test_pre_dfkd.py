@@ -287,6 +287,9 @@ def test_tuned_codes_show_what_the_teacher_is_sure_of_or_takes_for_all_classes(
         values = {"one_hot_weight": 0.0, "balance_weight": 0.0, weight: 10.0, "latent": 16}
         values |= {"tune_steps": steps, "tune_lr": 0.05, "memory_width": 8}
         method = trial(values, classes=10, teacher=digits_teacher).method
+        decoder, draws = method.memory.decoder, rng(2)
+        for _ in range(40):  # so that its BatchNorm layers remember its own statistics
+            decoder(decoder.draw(64, draws))
         shown = method.memory.recalled(method.tuned_codes(30, rng(1)))
         found.append(measure(digits_teacher.logits(shown)).item())
     assert found[1] < 0.8 * found[0]
