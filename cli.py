@@ -298,17 +298,14 @@ def methods(
     json: Json = False,
 ) -> None:
     """List the methods, or one method's settings."""
-    from dfkd.methods import METHODS, load_method
-    from dfkd.methods.settings import describe
+    from dfkd.methods import METHODS
     from dfkd.orchestrator import rendering
 
     if name is None:
         listed = ({"name": known, **asdict(facts)} for known, facts in METHODS.items())
         present(json, rendering.methods(), *listed)
     else:
-        known = describe(load_method(name).settings_class).values()
-        defaults = ({"name": setting.name, "default": setting.default} for setting in known)
-        present(json, rendering.settings(name), *defaults)
+        present(json, rendering.settings(name), *rendering.settings_as_json(name))
 
 
 @app.command()

@@ -161,6 +161,15 @@ def methods() -> Iterator[RenderableType]:
     yield "settings and presets of one: dfkd methods NAME"
 
 
+def settings_as_json(name: str) -> Iterator[dict[str, Any]]:
+    """One method's settings as JSON values."""
+    method = load_method(name)
+    for setting in describe(method.settings_class).values():
+        presets = {key: v[setting.name] for key, v in method.presets.items() if setting.name in v}
+        facts = {"name": setting.name, "default": setting.default, "presets": presets}
+        yield facts | {"help": setting.bounds.help}
+
+
 def settings(name: str) -> Iterator[RenderableType]:
     """One method's settings: defaults, presets, bounds in words."""
     method = load_method(name)
