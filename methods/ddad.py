@@ -11,9 +11,9 @@ Departs    Nothing known; L_bn is the mean over layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,15 @@ from dfkd.methods.losses import balance, batch_norm_gap, confidence, logit_dista
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
+
+SMALL_JUDGED: Mapping[str, Value] = {
+    **SMALL,
+    "batch_size": 128,
+    "student_steps": 4,
+    "bn_weight": 1.0,
+    "one_hot_weight": 0.3,
+    "balance_weight": 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,26 +48,20 @@ class Ddad(Dfad):
     """The first judge is the student, the second what the teacher's BatchNorm layers remember."""
 
     settings_class: ClassVar[type[StudentSettings]] = DdadSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
-        "small": {
-            **SMALL,
-            "batch_size": 128,
-            "student_steps": 4,
-            "bn_weight": 1.0,
-            "one_hot_weight": 0.3,
-            "balance_weight": 1.0,
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {"small": SMALL_JUDGED}
 
     def loss(self, view: View) -> Tensor:
         """-|S - T|_1 + L_bn + L_oh + balance, each with its weight."""
-        settings, seen = self.settings, view.teacher
-        return weighted(
-            (
-                settings.adversarial_weight * view.adversarial,
-                lambda: -logit_distance(view.student.logits, seen.logits),
-            ),
-            (settings.bn_weight, lambda: batch_norm_gap(seen.moments, seen.running)),
-            (settings.one_hot_weight, lambda: confidence(seen.logits)),
-            (settings.balance_weight, lambda: balance(seen.logits)),
-        )
+        return judged(self.settings, view, logit_distance)
+
+
+def judged(settings: Any, view: View, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """What the two judges say: the student, by `distance` of the logits, and the teacher."""
+    seen = view.teacher
+    adversarial_weight = settings.adversarial_weight * view.adversarial
+    return weighted(
+        (adversarial_weight, lambda: -distance(view.student.logits, seen.logits)),
+        (settings.bn_weight, lambda: batch_norm_gap(seen.moments, seen.running)),
+        (settings.one_hot_weight, lambda: confidence(seen.logits)),
+        (settings.balance_weight, lambda: balance(seen.logits)),
+    )

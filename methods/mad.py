@@ -18,16 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dfkd.methods.game import SMALL, Fresh, Game, GameSettings
+from dfkd.methods.ddad import SMALL_JUDGED, judged
+from dfkd.methods.game import Fresh, Game, GameSettings
 from dfkd.methods.generators import LatentGenerator
-from dfkd.methods.losses import (
-    balance,
-    batch_norm_gap,
-    confidence,
-    distillation,
-    logit_distance,
-    weighted,
-)
+from dfkd.methods.losses import distillation, logit_distance
 from dfkd.methods.memory import ImageSource, Mixture
 from dfkd.methods.method import Workbench
 from dfkd.methods.settings import Value, setting
@@ -57,16 +51,7 @@ class Mad(Game):
     """The student learns from the generator and from the moving average of its weights."""
 
     settings_class: ClassVar[type[StudentSettings]] = MadSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
-        "small": {
-            **SMALL,
-            "batch_size": 128,
-            "student_steps": 4,
-            "bn_weight": 1.0,
-            "one_hot_weight": 0.3,
-            "balance_weight": 1.0,
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {"small": SMALL_JUDGED}
 
     def __init__(self, settings: MadSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
@@ -74,17 +59,8 @@ class Mad(Game):
         self.memory = Fresh(self.slow, bench.classes)
 
     def loss(self, view: View) -> Tensor:
-        """-D(S, T) + L_bn + L_oh + balance, each with its weight."""
-        settings, seen = self.settings, view.teacher
-        return weighted(
-            (
-                settings.adversarial_weight * view.adversarial,
-                lambda: -DISTANCES[settings.adversarial](view.student.logits, seen.logits),
-            ),
-            (settings.bn_weight, lambda: batch_norm_gap(seen.moments, seen.running)),
-            (settings.one_hot_weight, lambda: confidence(seen.logits)),
-            (settings.balance_weight, lambda: balance(seen.logits)),
-        )
+        """-D(S, T) + L_bn + L_oh + balance, each with its weight (as in DDAD)."""
+        return judged(self.settings, view, DISTANCES[self.settings.adversarial])
 
     @property
     def source(self) -> ImageSource:
