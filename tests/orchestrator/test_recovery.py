@@ -59,8 +59,9 @@ def test_a_trial_whose_actor_was_killed_goes_on_where_it_was(tmp_path, dfkd_cach
 
 
 def test_interrupting_saves_the_state_and_tells_how_to_go_on(tmp_path, dfkd_cache):
-    task = write_task(tmp_path, EPOCHS, kd_steps=40)
-    process = start_sweep(task, tmp_path, *OPTIONS)
+    task = write_task(tmp_path, EPOCHS, kd_steps=20)
+    alone = ("--concurrent", "1")  # or, on many cores, all trials end before the interruption
+    process = start_sweep(task, tmp_path, *OPTIONS, *alone)
     wait_until(lambda: len(history(tmp_path, "t000")) >= 3)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
