@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dfkd.methods.losses import Moments
 
 Inputs = dict[nn.Module, Tensor]
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Sight:
@@ -93,7 +94,7 @@ class Layers:
         self.pool = _last(modules, nn.AdaptiveAvgPool2d)
 
 
-def _last(modules: Sequence[nn.Module], kind: type) -> Any:
+def _last(modules: Sequence[nn.Module], kind: type[Kind]) -> Kind | None:
     return next((m for m in reversed(modules) if isinstance(m, kind)), None)
 
 

@@ -68,7 +68,7 @@ class Student:
     @property
     def head(self) -> nn.Linear | None:
         """The last linear layer, whose input is the embedding of an image; None without one."""
-        return self._observer.layers.head  # type: ignore[no-any-return]
+        return self._observer.layers.head
 
     def adopt(self, head: nn.Module) -> None:
         """Train `head` along with the network, on what the lessons make of it.

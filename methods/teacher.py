@@ -35,7 +35,7 @@ class Teacher:
     @property
     def head(self) -> nn.Linear | None:
         """The last linear layer, whose input is the embedding of an image; None without one."""
-        return self._observer.layers.head  # type: ignore[no-any-return]
+        return self._observer.layers.head
 
     @property
     def pooled(self) -> int | None:
@@ -43,7 +43,8 @@ class Teacher:
         pool = self._observer.layers.pool
         if pool is None:
             return None
-        return int(pool.output_size[0] if isinstance(pool.output_size, tuple) else pool.output_size)
+        size = pool.output_size
+        return size[0] if isinstance(size, tuple) else size
 
     def to(self, device: torch.device) -> Teacher:
         """Move to `device`, in place."""
