@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## distill the embedded digits task eight times, on the CPU, 
 	.venv/bin/dfkd sweep digits --trials 8
 
 test: check ## what CI runs: check, then every test, with coverage
-	$(PY) -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(PY) -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(INSTALLED_DEV) .types/dfkd ## style and types, without running anything
 	$(PY) -m ruff check .

@@ -78,6 +78,7 @@ ABLATIONS = (
     against("dfkd_mb", replay_share=0.0),
     against("ssd_kd", pool_capacity=20000),
 )
+EVERYWHERE = (against("nayer", bn_weight=1.0),)  # on every teacher
 FRAMED = (Entrant("nayer"), Entrant("muse"), Entrant("noise"))
 
 
@@ -132,10 +133,10 @@ def planned(tasks: Sequence[str] | None, methods: Sequence[str] | None) -> Itera
 
 
 def entrants(task: str, teacher: str | None) -> tuple[Entrant, ...]:
-    """Who takes part: every method, and on the task's own teacher the ablations too."""
+    """Who takes part: every method, and ablations, most of them on the task's own teacher only."""
     if task == "framed_fashion":
         return () if teacher else FRAMED
-    everyone = tuple(map(Entrant, METHODS))
+    everyone = tuple(map(Entrant, METHODS)) + EVERYWHERE
     return everyone if teacher else everyone + ABLATIONS
 
 

@@ -82,7 +82,6 @@ class Cmi(Inversion):
             "generator_width": 8,
             "generator_lr": 0.01,
             "latent": 64,
-            "bn_weight": 3.0,
             "cr_weight": 0.2,
             "projection": 64,
             "bank_size": 2000,

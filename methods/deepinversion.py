@@ -39,7 +39,6 @@ class DeepinversionSettings(InversionSettings):
     """Defaults are the paper's on CIFAR-10, but for L_bn: a mean over layers, of that weight."""
 
     synthesis_steps: int = setting(2000, "steps per round", at_least=1)
-    bn_weight: float = setting(10.0, "of L_bn", at_least=0)
     bn_first_weight: float = setting(1.0, "of the first layer within L_bn", at_least=0)
     bn_momentum: float = setting(0.0, "past's share in L_bn", at_least=0, at_most=1)
     one_hot_weight: float = setting(1.0, "of L_oh", at_least=0)

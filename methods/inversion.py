@@ -38,7 +38,7 @@ class InversionSettings(StudentSettings):
     synthesis_steps: int = setting(40, "steps per round", at_least=1)
     warmup_rounds: int = setting(1, "rounds per epoch before the student starts", at_least=1)
     rounds: int = setting(1, "rounds per epoch once the student learns", at_least=0)
-    bn_weight: float = setting(1.0, "of L_bn", at_least=0)
+    bn_weight: float = setting(10.0, "of L_bn", at_least=0)
     bn_reduction: str = setting("mean", "L_bn over the layers", choices=("mean", "sum"))
     bn_momentum: float = setting(0.9, "past's share in L_bn", at_least=0, at_most=1)
     one_hot_weight: float = setting(0.5, "of L_oh", at_least=0)

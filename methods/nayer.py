@@ -28,7 +28,7 @@ from dfkd.methods.student import StudentSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NayerSettings(InversionSettings):
-    """Defaults are the reference's for CIFAR-100, but for L_bn: a mean over layers, of weight 1."""
+    """Defaults are the reference's for CIFAR-100, but for L_bn: a mean over layers, not a sum."""
 
     batch_size: int = setting(400, "B: images per round of synthesis", at_least=2)
     warmup_rounds: int = setting(10, "rounds per epoch before the student starts", at_least=1)

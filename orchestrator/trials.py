@@ -173,6 +173,7 @@ class Trial:
         settings = build(method.settings_class, spec.recipe, f"trial {spec.id}")
         with global_stream("cpu", spec.seed, "student"):
             self.inner = self._new_network()
+        self.inner.to(memory_format=torch.channels_last)  # faster convolutions
         self.network = Normalized(self.inner, task.mean, task.std).to(self.device)
         self.student = Student(self.network, settings, spec.epochs, self.team)
         embeddings = load_label_embeddings(task.embeddings, task.classes, spec.seed).vectors
@@ -208,8 +209,10 @@ class Trial:
         return {"accuracy": float(self.team.total(right)) / len(data)}
 
     def _keep_best(self) -> None:
-        weights = self.inner.state_dict()
-        self._best_weights = {key: tensor.cpu().clone() for key, tensor in weights.items()}
+        self._best_weights = {
+            key: weight.cpu().clone(memory_format=torch.contiguous_format)
+            for key, weight in self.inner.state_dict().items()
+        }
         self._write_best()
 
     def _write_best(self) -> None:
