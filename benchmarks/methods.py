@@ -43,6 +43,7 @@ from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import find_teacher
 
 RESULTS = Path(__file__).parent / "methods.jsonl"
+PROBES = 300  # images that a run puts aside for the jury
 WATCHED = 2000  # test images that each epoch is measured on; the last epoch on all
 BUDGETS = {"digits": 30.0, "fashion_mnist": 60.0, "framed_fashion": 60.0}  # seconds
 SEEDS = {"digits": 5, "fashion_mnist": 3, "framed_fashion": 3}
@@ -110,10 +111,11 @@ def main() -> None:
     parser.add_argument("--task", action="append", choices=tuple(BUDGETS), help="default: all")
     parser.add_argument("--method", action="append", choices=tuple(METHODS), help="default: all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--keep", type=Path, help="a folder for students and probes: jury.py's")
     parser.add_argument("--into", type=Path, help="a document with <!-- tables --> marks")
     given = parser.parse_args()
     if given.what == "run":
-        run_all(given.results, list(planned(given.task, given.method)), given.jobs)
+        run_all(given.results, list(planned(given.task, given.method)), given.jobs, given.keep)
         return
     tables = "\n\n".join(report(read(given.results)))
     if given.into:
@@ -143,7 +145,7 @@ def entrants(task: str, teacher: str | None) -> tuple[Entrant, ...]:
 # Running
 
 
-def run_all(results: Path, runs: Sequence[Run], jobs: int) -> None:
+def run_all(results: Path, runs: Sequence[Run], jobs: int, keep: Path | None = None) -> None:
     """Run what is not in the results yet, `jobs` at a time; calibrate first where that is due."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -155,7 +157,7 @@ def run_all(results: Path, runs: Sequence[Run], jobs: int) -> None:
         calibrated = {json.dumps(line["key"]): line for line in read(results)}
         for task, teacher in dict.fromkeys((run.task, run.teacher) for run in due):
             surroundings(task, teacher)  # trained here, inherited by the forked runs
-        work = [(run, calibrated.get(json.dumps(run.calibration.key))) for run in due]
+        work = [(run, calibrated.get(json.dumps(run.calibration.key)), keep) for run in due]
         with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
             lines = pool.imap_unordered(attempt, work)
             for line in track(lines, total=len(work), description=title):
@@ -163,9 +165,9 @@ def run_all(results: Path, runs: Sequence[Run], jobs: int) -> None:
                     file.write(json.dumps(line) + "\n")
 
 
-def attempt(work: tuple[Run, Mapping[str, Any] | None]) -> dict[str, Any]:
+def attempt(work: tuple[Run, Mapping[str, Any] | None, Path | None]) -> dict[str, Any]:
     """One run or calibration, as a line of the results."""
-    run, calibration = work
+    run, calibration, keep = work
     torch.set_num_threads(1)
     line: dict[str, Any] = {"key": run.key, "commit": commit(), "machine": machine()}
     try:
@@ -174,7 +176,7 @@ def attempt(work: tuple[Run, Mapping[str, Any] | None]) -> dict[str, Any]:
         assert calibration is not None, "calibrations come first"
         if "failed" in calibration:
             return line | {"failed": calibration["failed"]}
-        return line | measure(run, calibration["epochs"])
+        return line | measure(run, calibration["epochs"], keep)
     except DfkdError as error:
         return line | {"failed": str(error)}
 
@@ -236,7 +238,7 @@ def calibrate(run: Run) -> dict[str, Any]:
     return {"epochs": epochs, "seconds_warmup": before, "seconds_per_epoch": each}
 
 
-def measure(run: Run, epochs: int) -> dict[str, Any]:
+def measure(run: Run, epochs: int, keep: Path | None) -> dict[str, Any]:
     """One trial to its end, and what is worth keeping of it."""
     around = surroundings(run.task, run.teacher)
     assert around.evaluation is not None, "both tasks have test images"
@@ -250,6 +252,8 @@ def measure(run: Run, epochs: int) -> dict[str, Any]:
     figures = robustness(rows)
     assert figures is not None, "the student learned in some epoch"
     last = float(correct(running.network, around.evaluation)) / len(around.evaluation)
+    if keep is not None:
+        save_for_jury(keep, run, running, last)
     return {
         "epochs": epochs,
         "accuracy": last,
@@ -264,6 +268,20 @@ def measure(run: Run, epochs: int) -> dict[str, Any]:
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before,
         "accuracies": [round(row["accuracy"], 4) for row in rows],
     }
+
+
+def save_for_jury(folder: Path, run: Run, ended: Trial, accuracy: float) -> None:
+    """The student, and images [PROBES, channels, H, W] of those it was taught from."""
+    probes = ended.method.source.sample(PROBES, torch.Generator().manual_seed(0)).images
+    kept = {
+        "key": run.key,
+        "recipe": dict(ended.spec.recipe),
+        "accuracy": accuracy,
+        "probes": (probes * 255).round().to(torch.uint8),
+        "student": {name: w.contiguous() for name, w in ended.inner.state_dict().items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(kept, folder / ("-".join(map(str, run.key)).replace(" ", "_") + ".pt"))
 
 
 def teacher_accuracy(around: Surroundings) -> float:
