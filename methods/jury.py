@@ -1,0 +1,118 @@
+"""The jury: how well a student matches its teacher on images that others made.
+
+A student that is judged on the images it was taught from looks good whatever they are worth. The
+images of other methods and recipes, made from the same teacher, are another matter: each pool is a
+proxy of the real distribution with a bias of its own, and no student was fitted to them all. Own
+work of this project; no published method is reproduced here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfkd.methods.losses import divergence
+from dfkd.methods.teacher import Teacher
+
+AT_ONCE = 500  # images per forward pass
+LEAST_ENTROPY = 0.5  # of a pool's mean answer, share of that of all classes alike
+LEAST_CONFIDENCE = 0.3  # mean of the teacher's highest probability
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePool:
+    """Images uint8 [M, channels, H, W] that one source put aside, for others to be judged on."""
+
+    name: str
+    images: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a jury found, pool by pool."""
+
+    divergences: Mapping[str, float]
+    """Mean KL(teacher || student) on each pool, in nats."""
+    agreements: Mapping[str, float]
+    """Share of each pool's images that both put into the same class."""
+
+    @property
+    def fidelity(self) -> float:
+        """Minus the mean divergence, each pool one vote: 0 is perfect, larger is better."""
+        return -statistics.fmean(self.divergences.values())
+
+    @property
+    def agreement(self) -> float:
+        """The mean agreement, in [0, 1]."""
+        return statistics.fmean(self.agreements.values())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the divergence between pools; 0 of a single one."""
+        return statistics.pstdev(self.divergences.values())
+
+
+class Jury:
+    """Pools of probes with the teacher's answers to them, which are computed once.
+
+    Pools that say nothing are left out (see `degenerate`); their names are in `left_out`.
+    """
+
+    def __init__(self, teacher: Teacher, pools: Sequence[ProbePool]) -> None:
+        device = next(teacher.network.parameters()).device
+        self._probes: dict[str, Tensor] = {}
+        self._answers: dict[str, Tensor] = {}
+        self.left_out: list[str] = []
+        for pool in pools:
+            probes = pool.images.to(device)
+            answers = logits_of(teacher.network, probes)
+            if degenerate(answers):
+                self.left_out.append(pool.name)
+            else:
+                self._probes[pool.name], self._answers[pool.name] = probes, answers
+
+    @property
+    def pools(self) -> list[str]:
+        """Who has a vote."""
+        return list(self._probes)
+
+    def judge(self, student: nn.Module, without: Collection[str] = ()) -> Verdict | None:
+        """The student's verdict by all pools but those `without`; None if that leaves none.
+
+        `student` takes images in [0, 1] and is put into evaluation mode.
+        """
+        student.eval()
+        divergences, agreements = {}, {}
+        for name, probes in self._probes.items():
+            if name not in without:
+                mine, theirs = logits_of(student, probes), self._answers[name]
+                divergences[name] = float(divergence(mine, theirs).mean())
+                agreements[name] = float((mine.argmax(1) == theirs.argmax(1)).float().mean())
+        if not divergences:
+            return None
+        return Verdict(divergences=divergences, agreements=agreements)
+
+
+def degenerate(logits: Tensor) -> bool:
+    """Whether the teacher's answers [M, C] show a pool of one class, or of no class at all.
+
+    Less than half of the entropy that M images of evenly spread classes would have, or a mean
+    highest probability below 0.3.
+    """
+    answers = logits.softmax(1)
+    mean = answers.mean(0)
+    entropy = float(torch.special.entr(mean).sum())
+    most = math.log(min(answers.shape))
+    confidence = float(answers.max(1).values.mean())
+    return entropy < LEAST_ENTROPY * most or confidence < LEAST_CONFIDENCE
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits [M, C] of uint8 images [M, channels, H, W], in batches."""
+    return torch.cat([network(part.float() / 255) for part in images.split(AT_ONCE)])
