@@ -114,8 +114,8 @@ def sweep(
     scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
     search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
     select: Annotated[
-        str, typer.Option(help="What ranks students. accuracy: on real labels, an oracle.")
-    ] = "accuracy",
+        str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")
+    ] = "fidelity",
     set_: Settings = None,
     teacher: Teacher = None,
     student: Student = None,

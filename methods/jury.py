@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,12 @@ class Verdict:
     def spread(self) -> float:
         """Standard deviation of the divergence between pools; 0 of a single one."""
         return statistics.pstdev(self.divergences.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        figures = {"fidelity": self.fidelity, "agreement": self.agreement, "spread": self.spread}
+        pools = {"divergences": dict(self.divergences), "agreements": dict(self.agreements)}
+        return figures | pools
 
 
 class Jury:

@@ -91,7 +91,7 @@ class PreDfkd(Game):
             "one_hot_weight": 0.05,
             "activation_weight": 0.0,
             "adversarial_weight": 20.0,
-            "generator_lr": 0.001,
+            "generator_lr": 0.003,
         },
     }
 
@@ -114,7 +114,7 @@ class PreDfkd(Game):
             (settings.one_hot_weight, lambda: confidence(seen.logits)),
             (settings.balance_weight, lambda: balance(seen.logits)),
             (settings.activation_weight, lambda: -activation(seen.features)),
-            (adversarial_weight, lambda: -differ(view.student.logits, seen.logits.detach())),
+            (adversarial_weight, lambda: -differ(view.student.logits, seen.logits)),
         )
 
     @property

@@ -15,6 +15,7 @@ from rich.text import Text
 from dfkd.orchestrator.model_card import brief
 from dfkd.orchestrator.requests import definition_name
 from dfkd.orchestrator.runs import Run, TrialRecord
+from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.trials import Row
 from dfkd.orchestrator.watching import SweepView
@@ -29,6 +30,7 @@ STATE_STYLES = {
 ROWS_BESIDE_THE_TABLE = 8  # title, heading, rule, blank lines and totals
 NARROW = 90  # columns below which the recipes are left out
 REMARKS_SHOWN = 3
+BESIDE = ("agreement", "accuracy")  # what stands beside the score, in [0, 1]
 
 
 class Entry:
@@ -149,19 +151,24 @@ class Board:
             table.add_column(heading, no_wrap=True)
         table.add_column("epochs", no_wrap=True, min_width=18)
         table.add_column(view.score, justify="right", no_wrap=True)
+        beside = [name for name in BESIDE if name != view.score and _measured(entries, name)]
+        for name in beside:
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
         recipes = self._console.width >= NARROW
         if recipes:
             table.add_column("recipe")  # the only one that may shrink; its cells never wrap
         leader = next((e for e in entries if e.may_win), None)
         for entry in entries:
-            score = "" if entry.best is None else f"{100 * entry.best['score']:.2f} %"
+            best = entry.best or {}
+            score = SCORES[view.score].show(best["score"]) if best else ""
             table.add_row(
                 entry.spec.id,
                 entry.spec.method,
                 Text(entry.state, style=STATE_STYLES[entry.state]),
                 self._epochs(entry),
                 Text(score, style="bold" if entry is leader else ""),
+                *(f"{100 * best[name]:.2f} %" if name in best else "" for name in beside),
                 f"{entry.seconds:.0f} s",
                 *([self._recipe(entry)] if recipes else []),
             )
@@ -196,6 +203,10 @@ class Board:
 
     def _entry(self, spec: TrialSpec) -> Entry:
         return self._entries.setdefault(spec.id, Entry(spec))
+
+
+def _measured(entries: Sequence[Entry], name: str) -> bool:
+    return any(name in (entry.best or {}) for entry in entries)
 
 
 def recipe_in_brief(spec: TrialSpec) -> str:

@@ -64,6 +64,8 @@ def figures(record: TrialRecord) -> dict[str, Any]:
         "epochs_run": record.rows[-1]["epoch"] if record.rows else 0,
         "best_epoch": best.get("epoch"),
         "score": best.get("score"),
+        "fidelity": best.get("fidelity"),
+        "agreement": best.get("agreement"),
         "accuracy": best.get("accuracy"),
         "robustness": as_json(record.robustness),
     }
@@ -71,6 +73,7 @@ def figures(record: TrialRecord) -> dict[str, Any]:
 
 def outcome(result: SweepResult) -> dict[str, Any]:
     """How a sweep ended, as JSON values."""
+    verdict = result.verdicts.get(result.best.spec.id)
     return {
         "name": result.run.name,
         "best": result.best.spec.id,
@@ -78,6 +81,8 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "recipe": dict(result.best.spec.recipe),
         "score": (result.best.best or {})["score"],
         "accuracy": (result.best.best or {}).get("accuracy"),
+        "verdict": verdict.as_json() if verdict else None,
+        "jury_against_accuracy": result.run.jury_against_accuracy(),
         "teacher_accuracy": result.teacher_accuracy,
         "noise_control_accuracy": (
             (result.control.best or {}).get("accuracy") if result.control else None

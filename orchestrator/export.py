@@ -46,6 +46,7 @@ def export_student(
     saved = run.trial_folder(record.spec.id).read(STUDENT)
     if saved is None or record.best is None:
         raise DfkdError(f"trial {record.spec.id} of {run.name} left no student to export")
+    verdict = run.verdicts().get(record.spec.id)
     student = rebuild(task, record.spec.student, saved)
     metrics = {
         "sweep": run.name,
@@ -63,6 +64,7 @@ def export_student(
         "epoch": record.best["epoch"],
         "score": record.best["score"],
         "accuracy": record.best.get("accuracy"),
+        "verdict": verdict.as_json() if verdict else None,
         "noise_control_accuracy": (control.best or {}).get("accuracy") if control else None,
         "epochs_run": record.rows[-1]["epoch"],
         "epochs_planned": record.spec.epochs,

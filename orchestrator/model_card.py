@@ -12,7 +12,7 @@ CARD = """\
 
 A student of {student_parameters:,} parameters ({share:.0%} of its teacher's), distilled by dfkd
 {dfkd} with the method {method}: it has seen synthetic images only. It was chosen {chosen}.
-
+{verdict}
 | | accuracy, n = {evaluation_images} |
 |---|---|
 | teacher ({teacher}) | {teacher_accuracy} |
@@ -52,6 +52,11 @@ BY_ACCURACY = (
     "by accuracy on real labeled images, so its accuracy below is the best of many looks at the "
     "same test images and slightly optimistic"
 )
+VERDICT = """
+On the synthetic images of {pools} pools that it was not taught from, its KL divergence from its
+teacher is {divergence:.4f} ± {spread:.4f} nats (± between pools), and it answers with the same
+class to {agreement:.2%} of them. Each pool has one vote.
+"""
 LABELS_SHOWN = 20
 
 
@@ -73,10 +78,18 @@ def model_card(metrics: Mapping[str, Any]) -> str:
         "labels": labels,
         "input": f"[{', '.join(map(str, metrics['input']))}]",
         "chosen": BY_ACCURACY if selected == "accuracy" else f"by {selected}, without real data",
+        "verdict": verdict(metrics["verdict"]),
         "settings": "\n".join(f"| {key} | {value} |" for key, value in metrics["recipe"].items()),
         **{package: metrics["versions"][package] for package in ("dfkd", "torch", "ray")},
     }
     return CARD.format(**facts)
+
+
+def verdict(found: Mapping[str, Any] | None) -> str:
+    """What the jury said of the student; nothing where there was none."""
+    if found is None:
+        return ""
+    return VERDICT.format(pools=len(found["divergences"]), divergence=-found["fidelity"], **found)
 
 
 def percent(value: float | None) -> str:

@@ -33,15 +33,20 @@ ORACLE = (
 def outcome(result: SweepResult) -> Iterator[RenderableType]:
     """The summary under the leaderboard."""
     best = result.best
-    table = Table("", "accuracy")
+    judged = ("fidelity", "agreement") if result.verdicts else ()
+    table = Table("", *judged, "accuracy")
     if result.teacher_accuracy is not None:
-        table.add_row("teacher", percent(result.teacher_accuracy))
-    table.add_row(f"best student ({best.spec.id})", accuracy(best))
+        perfect = ("0", percent(1.0)) if judged else ()
+        table.add_row("teacher", *perfect, percent(result.teacher_accuracy))
+    table.add_row(f"best student ({best.spec.id})", *verdict(result, best), accuracy(best))
     if result.control is not None:
-        table.add_row("noise control, same budget", accuracy(result.control))
+        told = verdict(result, result.control)
+        table.add_row("noise control, same budget", *told, accuracy(result.control))
     yield table
     if result.select == "accuracy":
         yield ORACLE
+    else:
+        yield from jury(result)
     yield from steadiness(result)
     recipe = " ".join(f"{key}={brief(best.spec.recipe[key])}" for key in best.spec.searched)
     yield f"best recipe: {best.spec.method} {recipe or 'as the task has it'}"
@@ -49,6 +54,34 @@ def outcome(result: SweepResult) -> Iterator[RenderableType]:
         yield Text(f"trial {record.spec.id} failed: {record.reason}", style="red")
     yield f"the student is in {result.exported.uri} (see model_card.md there)"
     yield f"the sweep took {result.seconds:.0f} s"
+
+
+def verdict(result: SweepResult, record: TrialRecord) -> tuple[str, ...]:
+    """A trial's fidelity and its spread between pools, and its agreement; nothing without jury."""
+    if not result.verdicts:
+        return ()
+    found = result.verdicts.get(record.spec.id)
+    if found is None:
+        return "not judged", ""
+    return f"{found.fidelity:.4f} ± {found.spread:.4f}", percent(found.agreement)
+
+
+def jury(result: SweepResult) -> Iterator[str]:
+    """Who chose, and how well, as far as real data can tell."""
+    found = result.verdicts.get(result.best.spec.id)
+    if found is None:
+        return
+    yield (
+        "chosen without real data, by fidelity: minus KL(teacher || student), in nats, on images "
+        f"of {len(found.divergences)} pools that it was not taught from; ± between pools"
+    )
+    told = result.run.jury_against_accuracy()
+    if told is not None and told["trials"] > 1:
+        rank = "" if told["spearman"] is None else f"Spearman {told['spearman']:.2f}, "
+        yield (
+            f"against the accuracy, which chose nothing: {rank}{told['trials']} trials; the choice "
+            f"cost {100 * told['regret']:.2f} points"
+        )
 
 
 def steadiness(result: SweepResult) -> Iterator[RenderableType]:

@@ -58,7 +58,7 @@ class SweepRequest:
     """Trials at once at most; None: as many as fit."""
     scheduler: str = "asha"
     search: str = "optuna"
-    select: str = "accuracy"
+    select: str = "fidelity"
     settings: Mapping[str, str | Value] = field(default_factory=dict)
     """Settings fixed for all trials, `preset` included; what is set is not searched."""
     teacher: str | None = None

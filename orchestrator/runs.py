@@ -2,9 +2,12 @@
 
 <storage>/<name>/sweep.json            definition, versions, command, state
                  teacher.safetensors   the teacher, so that the folder stands alone
+                 controls.safetensors  the control pools that students are judged on
+                 jury.json             the verdict on every student, and how well it ranked them
                  results.parquet       one row per trial and epoch
                  trials/<id>/          recipe.json, checkpoint.pt, history.json,
-                                       student.safetensors (the best epoch's), result.json
+                                       student.safetensors (the best epoch's), result.json,
+                                       probes.safetensors (images put aside for the jury)
                  best/                 the exported student
 """
 
@@ -14,7 +17,7 @@ import fcntl
 import io
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,6 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.methods.jury import Verdict
+from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.robustness import Robustness, robustness
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import (
@@ -40,7 +45,9 @@ from dfkd.search_spaces.teachers import teacher_from_bytes
 
 SWEEP = "sweep.json"
 TEACHER = "teacher.safetensors"
+CONTROLS = "controls.safetensors"
 RESULTS = "results.parquet"
+JURY = "jury.json"
 RECIPE = "recipe.json"
 RESULT = "result.json"
 LOCK_ATTEMPTS = 10
@@ -126,11 +133,13 @@ class Run:
         weights = self.folder.read(TEACHER)
         if weights is None:
             raise DfkdError(f"{self.folder.uri}/{TEACHER} is missing; start the sweep again")
+        controls = self.folder.read(CONTROLS)
         return Surroundings(
             task=task,
             teacher=teacher_from_bytes(weights),
             score=SCORES[definition["select"]],
             evaluation=load_data(task, "test", definition["data"]),
+            controls=() if controls is None else tuple(pools_from_bytes(controls)),
         )
 
     def trial_folder(self, id: str) -> Folder:
@@ -194,6 +203,24 @@ class Run:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.folder.write(RESULTS, buffer.getvalue())
+
+    def write_verdicts(self, verdicts: Mapping[str, Verdict], how_well: Any) -> None:
+        """Keep the jury's verdict on each trial, and how well they ranked the students."""
+        trials = {id: verdict.as_json() for id, verdict in verdicts.items()}
+        self.folder.write_json(JURY, {"trials": trials, "against_accuracy": how_well})
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """The jury's verdict on each trial; empty before the sweep has ended."""
+        kept = (self.folder.read_json(JURY) or {"trials": {}})["trials"]
+        return {
+            id: Verdict(divergences=tree["divergences"], agreements=tree["agreements"])
+            for id, tree in kept.items()
+        }
+
+    def jury_against_accuracy(self) -> dict[str, Any] | None:
+        """What `write_verdicts` kept of how well the jury ranked; None where nothing is known."""
+        found: dict[str, Any] | None = (self.folder.read_json(JURY) or {}).get("against_accuracy")
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,15 +1,18 @@
 """How a trial's student is scored. What selects (pruning, best epoch, export) sees only the score.
 
-A score is any callable from a student and what is known of its epoch to a number, larger is better;
-adding one is adding it here and to SCORES.
+A score is any callable from a trial's rows so far to a number, larger is better; adding one is
+adding it here and to SCORES.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from torch import nn
+from dfkd.orchestrator.robustness import LEARNED
+
+SMOOTHED = 5  # epochs that fidelity is averaged over
 
 
 class Score(Protocol):
@@ -20,8 +23,12 @@ class Score(Protocol):
         """Whether it looks at the evaluation data, which is then an oracle."""
         ...
 
-    def __call__(self, student: nn.Module, metrics: Mapping[str, float]) -> float:
-        """The score of `student` after an epoch that measured `metrics`; larger is better."""
+    def show(self, value: float) -> str:
+        """A score for people."""
+        ...
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """The score after the last of a trial's `rows`, one per epoch; larger is better."""
         ...
 
 
@@ -30,8 +37,27 @@ class AccuracyScore:
 
     uses_real_labels = True
 
-    def __call__(self, student: nn.Module, metrics: Mapping[str, float]) -> float:
-        return metrics["accuracy"]
+    def show(self, value: float) -> str:
+        return f"{100 * value:.2f} %"
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        return float(rows[-1]["accuracy"])
 
 
-SCORES: dict[str, Score] = {"accuracy": AccuracyScore()}
+class FidelityScore:
+    """The jury's fidelity, averaged over the last epochs in which the student learned.
+
+    One epoch's figure jumps about, and the highest of many is luck.
+    """
+
+    uses_real_labels = False
+
+    def show(self, value: float) -> str:
+        return f"{value:.4f}"
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        learned = [row for row in rows if row.get(LEARNED) is not None] or rows[-1:]
+        return statistics.fmean(row["fidelity"] for row in learned[-SMOOTHED:])
+
+
+SCORES: dict[str, Score] = {"fidelity": FidelityScore(), "accuracy": AccuracyScore()}

@@ -6,15 +6,18 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
+from dfkd.methods.jury import Verdict
 from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
+from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, export_best
+from dfkd.orchestrator.places import Here, OnWorkers, Place
 from dfkd.orchestrator.requests import (
     SweepRequest,
     choose_run,
@@ -22,10 +25,12 @@ from dfkd.orchestrator.requests import (
     resolve,
 )
 from dfkd.orchestrator.runs import Run, TrialRecord
+from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import CONTROL_ID, MethodPlan, SweepSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import correct, run_trial
 from dfkd.orchestrator.tuning import Ledger, run_trials
+from dfkd.orchestrator.verdicts import give_verdicts
 from dfkd.orchestrator.watching import Silent, SweepView, Watcher
 from dfkd.search_spaces.data import load_data
 
@@ -43,6 +48,8 @@ class SweepResult:
     teacher_accuracy: float | None
     select: str
     """What chose it."""
+    verdicts: Mapping[str, Verdict]
+    """The jury's, by trial; empty if real labels chose."""
     seconds: float
 
     @property
@@ -114,8 +121,11 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         need = request.resources()
         room = wait_for_room(need, watcher.say)
         at_once = min(room, request.concurrent or room)
+        place = OnWorkers(need)
+        equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
         run_trials(spec, ledger, watcher, trials=request.trials, need=need, concurrent=at_once)
+        _call_the_jury(spec, ledger, place)
 
 
 def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:
@@ -133,12 +143,21 @@ def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: 
 
     device = "cuda" if request.gpus_per_worker and torch.cuda.is_available() else "cpu"
     folder = ledger.run.trial_folder(trial.id)
+    place = Here(device)
+    equip(ledger.run, spec, place, watcher.say)
     reason = None
     try:
         run_trial(trial, ledger.run.surroundings(), folder, device=device, on_epoch=enter)
     except TrialFailed as error:
         reason = str(error)
     watcher.trial_ended(ledger.end(trial.id, reason))
+    _call_the_jury(spec, ledger, place)
+
+
+def _call_the_jury(spec: SweepSpec, ledger: Ledger, place: Place) -> None:
+    """Judge all students once more, if that is what selects."""
+    if not SCORES[spec.select].uses_real_labels:
+        give_verdicts(ledger.run, ledger.ended(), place)
 
 
 def _run(
@@ -167,7 +186,7 @@ def _run(
         with _ending(run, ledger, watcher):
             if not complete:
                 runner(request, spec, ledger, watcher)
-            best = choose_best(ledger)
+            best = choose_best(ledger, run.verdicts())
             exported = run.folder.child(BEST)
             if not complete:
                 export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
@@ -184,6 +203,7 @@ def _run(
         exported=exported,
         teacher_accuracy=accuracy,
         select=spec.select,
+        verdicts=run.verdicts(),
         seconds=time.perf_counter() - start,
     )
 
@@ -214,8 +234,11 @@ def _complete(run: Run, ledger: Ledger, spec: SweepSpec, trials: int) -> bool:
     return done and run.facts()["state"] == "finished"
 
 
-def choose_best(ledger: Ledger) -> TrialRecord:
-    """The trial with the highest score; the control is no candidate. Raises SweepFailed if none."""
+def choose_best(ledger: Ledger, verdicts: Mapping[str, Verdict]) -> TrialRecord:
+    """The trial with the highest fidelity by its verdict, or with the highest score without any.
+
+    The control is no candidate. Raises SweepFailed if there is none.
+    """
     scored = [
         record
         for record in ledger.ended()
@@ -224,6 +247,9 @@ def choose_best(ledger: Ledger) -> TrialRecord:
     if not scored:
         reasons = sorted({record.reason for record in ledger.ended() if record.reason})
         raise SweepFailed("every trial failed: " + ("; ".join(reasons) or "no reason is known"))
+    judged = [record for record in scored if record.spec.id in verdicts]
+    if judged:
+        return max(judged, key=lambda record: verdicts[record.spec.id].fidelity)
     return max(scored, key=lambda record: record.best["score"] if record.best else 0.0)
 
 

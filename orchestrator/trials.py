@@ -19,12 +19,14 @@ from torch import nn
 from dfkd.methods import load_method
 from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import TrialFailed
+from dfkd.methods.jury import Jury, ProbePool
 from dfkd.methods.method import Clock, Workbench
 from dfkd.methods.networks import Normalized, build_network
 from dfkd.methods.random_streams import derive_seed, global_stream, stream
 from dfkd.methods.settings import build
 from dfkd.methods.student import Student
 from dfkd.methods.team import Alone, Team
+from dfkd.orchestrator.probes import PROBES, pools_to_bytes
 from dfkd.orchestrator.scores import Score
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
@@ -36,6 +38,7 @@ Row = dict[str, Any]
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.json"
 STUDENT = "student.safetensors"
+PROBE_FILE = "probes.safetensors"
 SAVING_SHARE = 0.05  # checkpoints may take this share of a trial's time
 EVALUATION_BATCH = 1000
 
@@ -49,6 +52,8 @@ class Surroundings:
     score: Score
     evaluation: LabeledImages | None
     """Labeled test images; measured and reported, and selected by only if the score says so."""
+    controls: tuple[ProbePool, ...] = ()
+    """The teacher's control pools, by which every epoch's student is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +116,11 @@ class Trial:
         with global_stream(self.device, "layers", *place):
             metrics = self.method.epoch(self.epoch, stream(self.device, *place))
         with self.clock("evaluation"):
-            metrics |= self._evaluate()
-        metrics["score"] = self.surroundings.score(self.network, metrics)
+            metrics |= self._evaluate() | self._judge()
         self.epoch += 1
         row: Row = {"trial": self.spec.id, "method": self.spec.method, "epoch": self.epoch}
         row |= metrics
+        row["score"] = self.surroundings.score([*self.history, row])
         row |= {f"seconds_{activity}": spent for activity, spent in self.clock.read().items()}
         now = time.perf_counter()
         row |= {"began": began, "ended": time.time(), "seconds": now - self._row_at}
@@ -124,6 +129,8 @@ class Trial:
         if not self.best or row["score"] >= self.best["score"]:
             self.best = row
             self._keep_best()
+        if self.finished:
+            self._put_probes_aside()
         if self.finished or self._saving_is_due():
             with self.clock("waiting"):
                 self.save()
@@ -189,6 +196,7 @@ class Trial:
             clock=self.clock,
         )
         self.method = method(settings, bench)
+        self.jury = Jury(bench.teacher, self.surroundings.controls)
 
     def _new_network(self) -> nn.Module:
         task = self.task
@@ -207,6 +215,29 @@ class Trial:
         mine = slice(self.team.rank, None, self.team.size)
         right = correct(self.network, LabeledImages(data.images[mine], data.labels[mine]))
         return {"accuracy": float(self.team.total(right)) / len(data)}
+
+    def _judge(self) -> dict[str, float]:
+        """Fidelity, agreement and spread by the control pools; the first worker judges for all."""
+        if not self.surroundings.controls:
+            return {}
+        if not self.jury.pools:
+            raise TrialFailed(
+                "no control pool can judge: the teacher answers to each of them with one class, or "
+                "with none; choose --select accuracy, with labeled images"
+            )
+        figures = torch.zeros(3, dtype=torch.float64)
+        if self.team.rank == 0 and (verdict := self.jury.judge(self.network)) is not None:
+            figures += torch.tensor([verdict.fidelity, verdict.agreement, verdict.spread])
+        names = ("fidelity", "agreement", "spread")
+        return dict(zip(names, self.team.total(figures).tolist(), strict=True))
+
+    def _put_probes_aside(self) -> None:
+        """Write some of the images that the student was taught from, for others' students."""
+        if self.folder is not None and self.team.rank == 0:
+            rng = stream(self.device, self.spec.seed, "probes")
+            images = (self.method.source.sample(PROBES, rng).images * 255).round()
+            pool = ProbePool(self.spec.id, images.to(torch.uint8))
+            self._write(PROBE_FILE, pools_to_bytes([pool]))
 
     def _keep_best(self) -> None:
         self._best_weights = {

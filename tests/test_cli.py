@@ -167,7 +167,7 @@ def test_no_runs_are_no_json(tmp_path):
 
 def test_the_status_shows_the_leaderboard(storage, done):
     shown = told("status", "done", "--storage", storage)
-    best = f"{100 * done.best.best['score']:.2f} %"
+    best = f"{done.best.best['score']:.4f}"
     assert all(word in shown for word in ("t000", "nayer", f"{EPOCHS}/{EPOCHS}", best, "finished"))
 
 

@@ -98,6 +98,8 @@ def test_the_run_folder_holds_what_it_promises(done):
     assert kept == {
         "sweep.json",
         "teacher.safetensors",
+        "controls.safetensors",
+        "jury.json",
         "results.parquet",
         *(f"best/{name}" for name in done.exported.files()),
         *(
@@ -107,6 +109,7 @@ def test_the_run_folder_holds_what_it_promises(done):
                 "checkpoint.pt",
                 "history.json",
                 "student.safetensors",
+                "probes.safetensors",
                 "result.json",
             )
         ),

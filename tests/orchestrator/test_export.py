@@ -13,6 +13,7 @@ from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
 from dfkd.orchestrator.catalog import export_again
 from dfkd.orchestrator.export import FORMATS, export_best, export_student
+from dfkd.orchestrator.model_card import model_card
 from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
@@ -164,8 +165,19 @@ def test_the_card_says_how_many_images_the_accuracies_are_on(card):
     assert "n = 60" in card
 
 
-def test_the_card_says_that_labels_chose_the_student(card):
+def test_the_card_says_that_no_label_chose_the_student(card):
+    assert "by fidelity, without real data" in card
+
+
+def test_the_card_says_what_the_jury_found(card, metrics):
+    assert f"{metrics['verdict']['agreement']:.2%} of them" in card
+    assert f"images of {len(metrics['verdict']['divergences'])} pools" in card
+
+
+def test_the_card_says_if_labels_chose_the_student(metrics):
+    card = model_card({**metrics, "selected_by": "accuracy", "verdict": None})
     assert "by accuracy on real labeled images" in card
+    assert "pools" not in card
 
 
 def test_the_card_names_the_classes_in_order(card):

@@ -219,6 +219,8 @@ def test_the_summary_lists_each_trial_with_its_figures(done, expected):
             "epochs_run": EPOCHS,
             "best_epoch": best["epoch"],
             "score": best["score"],
+            "fidelity": best["fidelity"],
+            "agreement": best["agreement"],
             "accuracy": best["accuracy"],
             "robustness": expected,
         }

@@ -68,7 +68,7 @@ def test_another_order_of_methods_gives_another_fingerprint(sweep, stripes_file)
     assert other.fingerprint() != sweep.fingerprint()
 
 
-@pytest.mark.parametrize("change", [{"select": "fidelity"}, {"data": "/other.npz"}], ids=str)
+@pytest.mark.parametrize("change", [{"select": "accuracy"}, {"data": "/other.npz"}], ids=str)
 def test_what_students_are_judged_by_is_in_the_fingerprint(sweep, change):
     assert replace(sweep, **change).fingerprint() != sweep.fingerprint()
 
@@ -272,7 +272,8 @@ def test_labels_are_needed_to_select_by_accuracy(tmp_path, stripes_teacher):
     task = write_task(tmp_path)
     text = (tmp_path / "stripes.yaml").read_text().replace("data: stripes.npz\n", "")
     (tmp_path / "stripes.yaml").write_text(text)
-    (problem,) = problems_of(task, teacher=str(tmp_path / "teacher.safetensors"))
+    teacher = str(tmp_path / "teacher.safetensors")
+    (problem,) = problems_of(task, teacher=teacher, select="accuracy")
     assert "--select accuracy needs labeled images" in problem
     assert "--data" in problem
 

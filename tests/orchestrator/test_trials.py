@@ -43,7 +43,7 @@ class Scores:
     def __init__(self, *values):
         self.left = list(values)
 
-    def __call__(self, student, metrics):
+    def __call__(self, rows):
         return self.left.pop(0)
 
 
