@@ -1,7 +1,8 @@
 """Does the jury rank students as their true accuracy does?
 
     python benchmarks/methods.py run --keep FOLDER    trials of all methods, with their probes
-    python benchmarks/jury.py FOLDER [--into docs/jury.md]
+    dfkd sweep digits --trials 24 --search random --scheduler fifo --name SWEEP    recipes of NAYER
+    python benchmarks/jury.py FOLDER dfkd-runs/SWEEP ... [--into docs/jury.md]
 
 Every student is scored on every other trial's probes, by several rules; the true accuracy, which no
 rule sees, says how well each did: Spearman's correlation over all trials and within NAYER's, and
@@ -11,7 +12,6 @@ the regret of choosing the best of eight, in points of accuracy.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 from cells import surroundings
 from provenance import commit, machine
@@ -27,6 +28,12 @@ from tables import insert
 
 from dfkd.methods.jury import Jury, ProbePool
 from dfkd.methods.networks import Normalized, build_network
+from dfkd.orchestrator.probes import pools_from_bytes
+from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.trials import PROBE_FILE, STUDENT, Surroundings
+from dfkd.orchestrator.verdicts import ranks as ranks_of
+from dfkd.orchestrator.verdicts import spearman
 
 DRAWS = 4000  # of eight trials, for the regret
 CONTROLS = ("deepinversion", "fast", "noise")  # whose pools stand for the control pools
@@ -56,10 +63,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", help="kept runs, and sweeps' run folders")
     parser.add_argument("--into", type=Path, help="a document with <!-- tables --> marks")
     given = parser.parse_args()
-    kept = [torch.load(path, weights_only=True) for path in sorted(given.folder.glob("*.pt"))]
+    kept = [line for folder in given.folders for line in lines_of(folder)]
     cells = sorted({(line["key"][0], line["key"][1]) for line in kept})
     parts = []
     for task, teacher in cells:
@@ -71,6 +78,38 @@ def main() -> None:
         insert(given.into, text)
     else:
         print(text)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """Each trial's student, probes and accuracy, from a sweep's run folder or from kept runs."""
+    if not (folder / "sweep.json").exists():
+        return [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+    run = Run(Folder.of(str(folder)))
+    around = run.surroundings()
+    found = []
+    for record in run.records():
+        home = run.trial_folder(record.spec.id)
+        student, probes = home.read(STUDENT), home.read(PROBE_FILE)
+        if record.best is not None and student is not None and probes is not None:
+            (pool,) = pools_from_bytes(probes)
+            name = f"{record.spec.method} {folder.name}-{record.spec.id}"
+            line = {
+                "key": [around.task.name, teacher_name(around), name, record.spec.seed],
+                "accuracy": record.best["accuracy"],
+                "probes": pool.images,
+                "student": safetensors.torch.load(student),
+            }
+            found.append(line)
+    return found
+
+
+def teacher_name(around: Surroundings) -> str:
+    """Which of the comparison's teachers a sweep used."""
+    for name in ("default", "plain"):
+        known = surroundings(around.task.name, None if name == "default" else name)
+        if known.teacher.fingerprint == around.teacher.fingerprint:
+            return name
+    raise SystemExit(f"a teacher of {around.task.name} that the comparison does not know")
 
 
 def court(task: str, teacher: str, lines: Sequence[Mapping[str, Any]]) -> Court:
@@ -154,7 +193,7 @@ def ranks(court: Court) -> Matrix:
     votes = np.full(court.divergence.shape, np.nan)
     for column in range(votes.shape[1]):
         known = np.isfinite(court.divergence[:, column])
-        votes[known, column] = rank(court.divergence[known, column]) / known.sum()
+        votes[known, column] = ranks_of(list(court.divergence[known, column])) / known.sum()
     return -np.nanmean(votes, axis=1)
 
 
@@ -170,14 +209,14 @@ def low_rank(court: Court) -> Matrix:
     return -u[:, 0] * s[0] * np.sign(v[0].sum())
 
 
-def control_pools(court: Court) -> Matrix:
-    """The pools of the first trial of each control method alone, which are no candidates' own."""
+def control_pools(court: Court, log: bool = False) -> Matrix:
+    """The pools of the first trial of each control method alone."""
     firsts = [
         next((c for c, number in enumerate(court.pools) if court.names[number] == name), None)
         for name in CONTROLS
     ]
     found = court.divergence[:, [column for column in firsts if column is not None]]
-    return -np.nanmean(found, axis=1)
+    return -np.nanmean(np.log(found + 1e-6) if log else found, axis=1)
 
 
 RULES: dict[str, Callable[[Court], Matrix]] = {
@@ -190,6 +229,7 @@ RULES: dict[str, Callable[[Court], Matrix]] = {
     "mean rank": ranks,
     "first factor of log KL": low_rank,
     "mean KL on three control pools": control_pools,
+    "mean log KL on three control pools": lambda court: control_pools(court, log=True),
     "agreement on one's own pool": lambda court: court.own,
 }
 
@@ -218,7 +258,8 @@ def row(name: str, scores: Matrix, court: Court, good: Matrix, nayer: Matrix) ->
     figures = []
     for some in (np.arange(len(scores)), nayer, good):
         some = some[known[some]]
-        figures.append(f"{spearman(scores[some], court.accuracy[some]):.2f}")
+        found = spearman(list(scores[some]), list(court.accuracy[some]))
+        figures.append("" if found is None else f"{found:.2f}")
     for some in (np.arange(len(scores)), good):
         figures.append(f"{regret(scores, court, some[known[some]]):.2f}")
     return f"| {name} | " + " | ".join(figures) + " |"
@@ -234,25 +275,6 @@ def regret(scores: Matrix | None, court: Court, among: Matrix) -> float:
         taken = accuracy.mean() if scores is None else accuracy[np.argmax(scores[eight])]
         lost.append(accuracy.max() - taken)
     return 100 * statistics.fmean(lost)
-
-
-def rank(values: Matrix) -> Matrix:
-    """Ranks from 0, the mean of them for equal values."""
-    order = np.argsort(values, kind="stable")
-    found = np.empty(len(values))
-    start = 0
-    for _, same in itertools.groupby(values[order]):
-        count = len(list(same))
-        found[order[start : start + count]] = start + (count - 1) / 2
-        start += count
-    return found
-
-
-def spearman(one: Matrix, other: Matrix) -> float:
-    """Spearman's rank correlation, ties at their mean rank; NaN where nothing varies."""
-    if len(one) < 3:
-        return float("nan")
-    return float(np.corrcoef(rank(one), rank(other))[0, 1])
 
 
 if __name__ == "__main__":
