@@ -22,6 +22,7 @@ from dfkd.orchestrator.requests import (
     resolve,
 )
 from dfkd.orchestrator.runs import Run, TrialRecord
+from dfkd.orchestrator.shelves import shelving
 from dfkd.orchestrator.specs import CONTROL_ID, MethodPlan, SweepSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import correct, run_trial
@@ -115,7 +116,8 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         room = wait_for_room(need, watcher.say)
         at_once = min(room, request.concurrent or room)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
-        run_trials(spec, ledger, watcher, trials=request.trials, need=need, concurrent=at_once)
+        with shelving(spec, request.share_pools, watcher.say) as shelf:
+            run_trials(spec, ledger, watcher, request, concurrent=at_once, shelf=shelf)
 
 
 def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:
