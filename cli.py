@@ -116,6 +116,9 @@ def sweep(
     select: Annotated[
         str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")
     ] = "fidelity",
+    share_pools: Annotated[
+        str, typer.Option(help="exact: make once what trials have in common, off. Same results.")
+    ] = "exact",
     set_: Settings = None,
     teacher: Teacher = None,
     student: Student = None,

@@ -44,6 +44,8 @@ class Adi(Deepinversion):
         "small": {**Deepinversion.presets["small"], "adversarial_weight": 5.0},
     }
 
+    played: ClassVar[frozenset[str]] = Deepinversion.played | {"js"}
+
     def adversarial(self, view: View) -> Tensor:
         """1 - JS(teacher, student) at temperature 3: 1 where they agree."""
         student, teacher = view.student.logits, view.teacher.logits

@@ -176,14 +176,14 @@ class Cmi(Inversion):
             self.bank.add(torch.cat(pairs, dim=1))
         return best, loss, sane
 
-    def state(self) -> dict[str, Any]:
+    def synthesis_state(self) -> dict[str, Any]:
         if not self.settings.cr_weight:
-            return super().state()
+            return super().synthesis_state()
         head = {"head": self.head.state_dict(), "head_adam": self.head_adam.state_dict()}
-        return super().state() | head | {"bank": self.bank.state()}
+        return super().synthesis_state() | head | {"bank": self.bank.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def restore_synthesis(self, state: dict[str, Any]) -> None:
+        super().restore_synthesis(state)
         if self.settings.cr_weight:
             self.head.load_state_dict(state["head"])
             self.head_adam.load_state_dict(state["head_adam"])

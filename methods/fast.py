@@ -121,12 +121,12 @@ class Fast(Inversion):
         )
         return MetaCanvas(render=lambda: fast(noise), optimizers=[inner], fast=fast, learner=self)
 
-    def state(self) -> dict[str, Any]:
+    def synthesis_state(self) -> dict[str, Any]:
         meta = {"generator": self.generator.state_dict(), "outer": self.outer.state_dict()}
-        return super().state() | meta
+        return super().synthesis_state() | meta
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def restore_synthesis(self, state: dict[str, Any]) -> None:
+        super().restore_synthesis(state)
         self.generator.load_state_dict(state["generator"])
         self.outer.load_state_dict(state["outer"])
 

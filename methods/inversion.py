@@ -17,12 +17,14 @@ from torch import Tensor
 
 from dfkd.methods.augment import Augmentation
 from dfkd.methods.errors import TrialFailed
+from dfkd.methods.lineage import descend, origin
 from dfkd.methods.losses import batch_norm_gap, masked_adversarial, one_hot, weighted
 from dfkd.methods.memory import ImageSource, Pool, Shard
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.moving_statistics import MovingStatistics
 from dfkd.methods.settings import Value, setting
-from dfkd.methods.student import Lesson, StudentSettings
+from dfkd.methods.shelf import Bundle, contents, digest
+from dfkd.methods.student import LEARNING, Lesson, StudentSettings
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import portion
 from dfkd.methods.view import View
@@ -78,6 +80,10 @@ class Inversion(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
     rate: ClassVar[str] = "generator_lr"
     """The setting to lower when the loss is not finite."""
+    taught: ClassVar[frozenset[str]] = LEARNING
+    """Settings that synthesis never reads: trials that differ in them may share it."""
+    played: ClassVar[frozenset[str]] = frozenset(("adversarial_weight", "rounds"))
+    """Settings that synthesis reads no sooner than the student learns."""
 
     def __init__(self, settings: Any, bench: Workbench) -> None:
         self.settings = settings
@@ -88,6 +94,7 @@ class Inversion(ABC):
         self.rounds_dealt = 0  # to all workers, since the start
         self.rounds_lost = 0  # running, that ended with a loss that is not finite
         self.present = 0  # the epoch that is running
+        self.lineage = origin(type(self), bench)  # of all synthesis so far; "": the student's
 
     # What a method decides
 
@@ -148,19 +155,14 @@ class Inversion(ABC):
 
     def epoch(self, epoch: int, rng: torch.Generator) -> Metrics:
         """Rounds of synthesis, then, after the warm-up, `kd_steps` of distillation."""
-        settings, bench = self.settings, self.bench
-        learning = epoch >= settings.warmup
+        bench = self.bench
+        learning = epoch >= self.settings.warmup
         self.present = epoch
-        self.before_rounds(epoch, rng)
-        rounds = settings.rounds if learning else settings.warmup_rounds
-        with bench.clock("synthesis"):
-            made = [
-                self.synthesize(adversarial=learning, rng=rng)
-                for _ in range(portion(rounds, self.rounds_dealt, bench.team))
-            ]
-        self.rounds_dealt += rounds
+        made = self.take_or_make(learning=learning, rng=rng)
         with bench.clock("waiting"):
             shards = bench.team.share([shard for shard, _ in made])
+            if bench.team.size > 1 and self.lineage:  # the others' images have the student's look
+                self.lineage = digest(self.lineage, *contents(shards))
         with bench.clock("synthesis"):
             for shard in shards:
                 self.pool.add(shard, rng)
@@ -176,6 +178,53 @@ class Inversion(ABC):
                     bench.teacher, self.source, epoch, rng, self.lesson
                 )
         return metrics
+
+    def take_or_make(self, *, learning: bool, rng: torch.Generator) -> list[tuple[Shard, float]]:
+        """This worker's rounds of the epoch: another trial's, if that made the very same ones.
+
+        The lineage says what they depend on but the student's weights. What never looked at the
+        student does not depend on these: if that is put on the shelf alone, whoever comes with the
+        same lineage would have made the same, the state of method and generator included.
+        """
+        bench, shelf = self.bench, self.bench.shelf
+        unread = self.taught if learning else self.taught | self.played
+        key = self.lineage and descend(self.lineage, self.present, self.settings, unread, rng)
+        with bench.clock("waiting"):
+            bundle = shelf.take(key) if key and shelf.open else None
+            made = None if bundle is None else self.unpack(bundle, rng)
+        if made is None:
+            looks = bench.student.looks
+            with bench.clock("synthesis"):
+                made = self.make(learning=learning, rng=rng)
+            if bench.student.looks > looks:
+                key = ""
+            elif key and shelf.open:
+                with bench.clock("waiting"):
+                    shelf.give(key, self.packed(made, rng))
+        self.lineage = key
+        return made
+
+    def make(self, *, learning: bool, rng: torch.Generator) -> list[tuple[Shard, float]]:
+        """This worker's rounds of the epoch, with their losses."""
+        self.before_rounds(self.present, rng)
+        rounds = self.settings.rounds if learning else self.settings.warmup_rounds
+        mine = portion(rounds, self.rounds_dealt, self.bench.team)
+        self.rounds_dealt += rounds
+        return [self.synthesize(adversarial=learning, rng=rng) for _ in range(mine)]
+
+    def packed(self, made: Sequence[tuple[Shard, float]], rng: torch.Generator) -> Bundle:
+        """The epoch's synthesis, for other trials."""
+        rest = {"losses": [loss for _, loss in made], "rng": rng.get_state()}
+        return Bundle.of([shard for shard, _ in made], rest | {"state": self.synthesis_state()})
+
+    def unpack(self, bundle: Bundle, rng: torch.Generator) -> list[tuple[Shard, float]] | None:
+        """As if the epoch's synthesis had been made here; None if the bundle is damaged."""
+        rest = bundle.open(self.bench.device)
+        if rest is None:
+            return None
+        self.restore_synthesis(rest["state"])
+        rng.set_state(rest["rng"].cpu())
+        return list(zip(bundle.shards, rest["losses"], strict=True))
 
     def synthesize(self, *, adversarial: bool, rng: torch.Generator) -> tuple[Shard, float]:
         """One round: a batch of images, and its loss.
@@ -235,16 +284,25 @@ class Inversion(ABC):
         return masked_adversarial(view.student.logits, view.teacher.logits)
 
     def state(self) -> dict[str, Any]:
+        kept = {"pool": self.pool.state(), "lineage": self.lineage}
+        return self.synthesis_state() | kept
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.restore_synthesis(state)
+        self.pool.restore(state["pool"])
+        self.lineage = state["lineage"]
+
+    def synthesis_state(self) -> dict[str, Any]:
+        """All that the next round depends on beside the pool; tensors, numbers, lists, dicts."""
         return {
             "past": self.statistics.past,
             "rounds": [self.rounds_dealt, self.rounds_lost],
-            "pool": self.pool.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore_synthesis(self, state: dict[str, Any]) -> None:
+        """Become the method whose `synthesis_state()` this is."""
         self.statistics.past = state["past"]
         self.rounds_dealt, self.rounds_lost = state["rounds"]
-        self.pool.restore(state["pool"])
 
 
 def balanced_classes(count: int, classes: int, rng: torch.Generator) -> Tensor:

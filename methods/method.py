@@ -14,6 +14,7 @@ from torch import Tensor
 from dfkd.methods.memory import ImageSource
 from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
+from dfkd.methods.shelf import NoShelf, Shelf
 from dfkd.methods.student import Student, StudentSettings
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import Team
@@ -57,6 +58,8 @@ class Workbench:
     team: Team
     device: torch.device
     clock: Clock = field(default_factory=Clock)
+    shelf: Shelf = field(default_factory=NoShelf)
+    """Where trials leave synthesis for each other."""
 
 
 class Method(Protocol):

@@ -71,6 +71,15 @@ class Muse(Nayer):
         "small": {**Nayer.presets["small"], "resolutions": "0.75 1"},
     }
 
+    taught: ClassVar[frozenset[str]] = Nayer.taught | {
+        "student_diversity_weight",
+        "diversity_radius",
+    }
+    played: ClassVar[frozenset[str]] = Nayer.played | {
+        "generator_diversity_weight",
+        "diversity_bound",
+    }
+
     def __init__(self, settings: MuseSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.turn = bench.team.rank  # counts rounds, so that workers begin at different sizes
@@ -169,11 +178,14 @@ class Muse(Nayer):
         loss: Tensor = self.bench.student.kd(batch, mine, theirs) + (weight or 1.0) * hinge
         return loss
 
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"turn": self.turn, "averages": [a.past for a in self.averages]}
+    def synthesis_state(self) -> dict[str, Any]:
+        return super().synthesis_state() | {
+            "turn": self.turn,
+            "averages": [a.past for a in self.averages],
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def restore_synthesis(self, state: dict[str, Any]) -> None:
+        super().restore_synthesis(state)
         self.turn = state["turn"]
         for average, past in zip(self.averages, state["averages"], strict=True):
             average.past = past

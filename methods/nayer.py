@@ -121,12 +121,12 @@ class Nayer(Inversion):
         self.generator.noisy.redraw(rng)
         self.rounds_made = 0
 
-    def state(self) -> dict[str, Any]:
+    def synthesis_state(self) -> dict[str, Any]:
         generator = None if self.generator is None else self.generator.state_dict()
-        return super().state() | {"generator": generator, "rounds_made": self.rounds_made}
+        return super().synthesis_state() | {"generator": generator, "rounds_made": self.rounds_made}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def restore_synthesis(self, state: dict[str, Any]) -> None:
+        super().restore_synthesis(state)
         if state["generator"] is not None:
             self.start_over(torch.Generator(self.bench.device))
             assert self.generator is not None

@@ -51,6 +51,8 @@ class SsdKd(Fast):
         "small": {**Fast.presets["small"], "pool_capacity": 500},
     }
 
+    taught: ClassVar[frozenset[str]] = Fast.taught | {"priority"}  # phi asks for classes alone
+
     pool: PriorityPool
 
     def new_pool(self) -> PriorityPool:

@@ -15,7 +15,7 @@ from dfkd.methods.augment import Augmentation
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.losses import divergence, logit_distance
 from dfkd.methods.memory import Batch, ImageSource
-from dfkd.methods.settings import check, setting
+from dfkd.methods.settings import check, describe, setting
 from dfkd.methods.sight import Observer, Sight
 from dfkd.methods.teacher import Teacher
 from dfkd.methods.team import Team
@@ -44,6 +44,10 @@ class StudentSettings:
         check(self)
 
 
+LEARNING = frozenset(describe(StudentSettings)) - {"warmup", "shift", "flip"}
+"""The settings among these that nothing but the student's learning reads."""
+
+
 class Student:
     """A network in training by SGD with a cosine schedule from epoch `warmup` to `epochs`."""
 
@@ -56,6 +60,8 @@ class Student:
         self.team = team
         self._trained = team.parallel(network)
         self._observer = Observer(network)
+        self.looks = 0  # how often anybody asked the network anything
+        network.register_forward_pre_hook(self._count_look)
         self._heads = nn.ModuleList()
         self._augment = Augmentation(settings.shift, settings.flip)
         self._optimizer = torch.optim.SGD(
@@ -182,6 +188,9 @@ class Student:
         self.network.load_state_dict(state["network"])
         self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _count_look(self, network: nn.Module, inputs: Any) -> None:
+        self.looks += 1
 
     def _parameters(self) -> list[nn.Parameter]:
         return [*self.network.parameters(), *self._heads.parameters()]

@@ -37,6 +37,7 @@ from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import find_teacher, planned_teacher, teacher_from_bytes
 
 DEFAULT_STORAGE = "dfkd-runs"
+SHARING = ("exact", "off")
 ALL = "all"  # every method but the control
 
 
@@ -59,6 +60,8 @@ class SweepRequest:
     scheduler: str = "asha"
     search: str = "optuna"
     select: str = "fidelity"
+    share_pools: str = "exact"
+    """exact: synthesis that trials have in common is made once; off: each makes its own."""
     settings: Mapping[str, str | Value] = field(default_factory=dict)
     """Settings fixed for all trials, `preset` included; what is set is not searched."""
     teacher: str | None = None
@@ -88,6 +91,8 @@ class SweepRequest:
         for kind, names in known.items():
             if (name := getattr(self, kind)) not in names:
                 found.append(unknown(kind, name, names))
+        if self.share_pools not in SHARING:
+            found.append(unknown("way to share pools", self.share_pools, SHARING))
         if self.name is not None and (not self.name or "/" in self.name or self.name[0] == "."):
             found.append(f"name must be a plain word without slashes, got '{self.name}'")
         try:
@@ -98,7 +103,7 @@ class SweepRequest:
 
     def remembered(self) -> dict[str, Any]:
         """What its run folder keeps of it, beside the sweep's definition, to resume anywhere."""
-        kept = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent")
+        kept = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent", "share_pools")
         to = None if self.export_dir is None else Folder.of(self.export_dir).uri
         return {**{key: getattr(self, key) for key in kept}, "export_dir": to}
 

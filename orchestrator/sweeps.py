@@ -26,6 +26,7 @@ from dfkd.orchestrator.requests import (
 )
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.shelves import shelving
 from dfkd.orchestrator.specs import CONTROL_ID, MethodPlan, SweepSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import correct, run_trial
@@ -124,7 +125,8 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
-        run_trials(spec, ledger, watcher, trials=request.trials, need=need, concurrent=at_once)
+        with shelving(spec, request.share_pools, watcher.say) as shelf:
+            run_trials(spec, ledger, watcher, request, concurrent=at_once, shelf=shelf)
         _call_the_jury(spec, ledger, place)
 
 

@@ -14,6 +14,7 @@ from dfkd.orchestrator.exchange import TrainTeam
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.shelves import shelf_at
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Trial
 
@@ -46,6 +47,7 @@ def worker(config: dict[str, Any]) -> None:
             run.trial_folder(config["id"]),
             team=team,
             device=device,
+            shelf=shelf_at(config["shelf"]),
         )
         if trial.finished:
             train.report(report(trial.history[-1], done=True))

@@ -11,6 +11,7 @@ from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
+from dfkd.orchestrator.shelves import shelf_at
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
 
@@ -64,6 +65,7 @@ class TrialActor(tune.Trainable):
                 self._surroundings,
                 self._run.trial_folder(id),
                 device=device(config),
+                shelf=shelf_at(config["shelf"]),
             )
         except DfkdError as error:
             self._trial = error

@@ -24,6 +24,7 @@ from dfkd.methods.method import Clock, Workbench
 from dfkd.methods.networks import Normalized, build_network
 from dfkd.methods.random_streams import derive_seed, global_stream, stream
 from dfkd.methods.settings import build
+from dfkd.methods.shelf import NoShelf, Shelf
 from dfkd.methods.student import Student
 from dfkd.methods.team import Alone, Team
 from dfkd.orchestrator.probes import PROBES, pools_to_bytes
@@ -82,6 +83,7 @@ class Trial:
         *,
         team: Team | None = None,
         device: torch.device | str = "cpu",
+        shelf: Shelf | None = None,
     ) -> None:
         self.spec = spec
         self.surroundings = surroundings
@@ -89,6 +91,7 @@ class Trial:
         self.team = team or Alone()
         self.device = torch.device(device)
         self.clock = Clock()
+        self.shelf = shelf or NoShelf()
         self.epoch = 0
         self.history: list[Row] = []
         self.best: Row = {}
@@ -194,6 +197,7 @@ class Trial:
             team=self.team,
             device=self.device,
             clock=self.clock,
+            shelf=self.shelf,
         )
         self.method = method(settings, bench)
         self.jury = Jury(bench.teacher, self.surroundings.controls)

@@ -20,6 +20,7 @@ from dfkd.methods.errors import SweepFailed
 from dfkd.orchestrator.actors import Registry, beside_me
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
 from dfkd.orchestrator.reporting import FAILED, Constants
+from dfkd.orchestrator.requests import SweepRequest
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
@@ -210,12 +211,16 @@ def run_trials(
     sweep: SweepSpec,
     ledger: Ledger,
     watcher: Watcher,
+    request: SweepRequest,
     *,
-    trials: int,
-    need: Resources,
     concurrent: int,
+    shelf: Any,
 ) -> None:
-    """Run what is left of a sweep on the Ray that is up, `concurrent` trials at a time."""
+    """Run what is left of a sweep on the Ray that is up, `concurrent` trials at a time.
+
+    `shelf` is the Shelving actor through which they share synthesis, or None.
+    """
+    need = request.resources()
     many = need.workers > 1
     registry = beside_me(Registry).remote() if many else None
     constants = {
@@ -223,10 +228,11 @@ def run_trials(
         "workers": need.workers,
         "cpus": need.cpus_per_worker,
         "gpus": need.gpus_per_worker,
+        "shelf": shelf,
         "registry": registry,
         "scratch": ledger.run.folder.child(".train").uri,
     }
-    search = TuneSearch(sweep, ledger, trials, constants)
+    search = TuneSearch(sweep, ledger, request.trials, constants)
     if not search.left():
         return
     past = {id: record.rows for id, record in ledger.records.items()}

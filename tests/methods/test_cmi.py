@@ -230,7 +230,7 @@ def test_the_bank_remembers_the_rounds_images_local_view_beside_global():
 def test_without_the_term_there_is_neither_bank_nor_projection():
     started = trial(WITHOUT)
     started.run(range(2))
-    assert started.method.state().keys() == {"past", "rounds", "pool"}
+    assert started.method.synthesis_state().keys() == {"past", "rounds"}
 
 
 # When things go wrong, and what was published
