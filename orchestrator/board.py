@@ -28,7 +28,7 @@ STATE_STYLES = {
     "waiting": "dim",
 }
 ROWS_BESIDE_THE_TABLE = 8  # title, heading, rule, blank lines and totals
-NARROW = 90  # columns below which the recipes are left out
+NARROW = 100  # columns below which recipes and agreement are left out
 REMARKS_SHOWN = 3
 BESIDE = ("agreement", "accuracy")  # what stands beside the score, in [0, 1]
 
@@ -151,12 +151,16 @@ class Board:
             table.add_column(heading, no_wrap=True)
         table.add_column("epochs", no_wrap=True, min_width=18)
         table.add_column(view.score, justify="right", no_wrap=True)
-        beside = [name for name in BESIDE if name != view.score and _measured(entries, name)]
+        wide = self._console.width >= NARROW
+        beside = [
+            name
+            for name in (BESIDE if wide else BESIDE[-1:])
+            if name != view.score and any(name in (entry.best or {}) for entry in entries)
+        ]
         for name in beside:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
-        recipes = self._console.width >= NARROW
-        if recipes:
+        if wide:
             table.add_column("recipe")  # the only one that may shrink; its cells never wrap
         leader = next((e for e in entries if e.may_win), None)
         for entry in entries:
@@ -170,7 +174,7 @@ class Board:
                 Text(score, style="bold" if entry is leader else ""),
                 *(f"{100 * best[name]:.2f} %" if name in best else "" for name in beside),
                 f"{entry.seconds:.0f} s",
-                *([self._recipe(entry)] if recipes else []),
+                *([self._recipe(entry)] if wide else []),
             )
         return table
 
@@ -203,10 +207,6 @@ class Board:
 
     def _entry(self, spec: TrialSpec) -> Entry:
         return self._entries.setdefault(spec.id, Entry(spec))
-
-
-def _measured(entries: Sequence[Entry], name: str) -> bool:
-    return any(name in (entry.best or {}) for entry in entries)
 
 
 def recipe_in_brief(spec: TrialSpec) -> str:
