@@ -9,6 +9,7 @@ import ray
 import torch
 
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.quick_start import spare_the_compiler
 
 Result = TypeVar("Result")
 
@@ -49,12 +50,13 @@ class OnWorkers:
         self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]]
     ) -> list[Result]:
         cpus, gpus = self._need.cpus_per_worker, self._need.gpus_per_worker
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_with_threads)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_on_a_worker)
         waiting = [task.remote(function, call, max(1, int(cpus))) for call in calls]
         results: list[Result] = ray.get(waiting)
         return results
 
 
-def _with_threads(function: Callable[..., Result], call: tuple[Any, ...], threads: int) -> Result:
+def _on_a_worker(function: Callable[..., Result], call: tuple[Any, ...], threads: int) -> Result:
+    spare_the_compiler()
     torch.set_num_threads(threads)
     return function(*call)

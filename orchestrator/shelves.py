@@ -7,7 +7,7 @@ shelf does not answer goes on without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -22,6 +22,7 @@ from dfkd.orchestrator.specs import SweepSpec
 from dfkd.search_spaces.dimensions import Real
 
 STORE_SHARE = 0.3  # of the node's object store; the rest is for what trials exchange meanwhile
+START_PATIENCE = 60.0  # seconds for its actor to start
 PATIENCE = 10.0  # seconds for an answer that takes milliseconds, and less than most epochs
 
 
@@ -73,6 +74,8 @@ def shelving(sweep: SweepSpec, sharing: str, say: Callable[[str], None]) -> Iter
         return
     actor = beside_me(Shelving).remote(budget())
     try:
+        with suppress(ray.exceptions.RayError):  # trials would give up on one that still starts
+            ray.get(actor.counts.remote(), timeout=START_PATIENCE)
         yield actor
         say(told(actor))
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,7 @@ def actor(own_ray):
     from dfkd.orchestrator.actors import Shelving
 
     actor = Shelving.remote(4 * BUNDLE)
+    own_ray.get(actor.counts.remote(), timeout=120)  # it is up
     yield actor
     own_ray.kill(actor)
 
@@ -93,6 +95,8 @@ def test_a_bundle_larger_than_the_shelf_is_refused(own_ray, actor):
 
 
 def test_a_bundle_outlives_the_process_that_made_it(own_ray, actor):
+    import ray
+
     from dfkd.orchestrator.shelves import RayShelf
 
     @own_ray.remote
@@ -100,6 +104,7 @@ def test_a_bundle_outlives_the_process_that_made_it(own_ray, actor):
         def give(self, actor):
             RayShelf(actor).give("key", bundle(7))
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
     maker = Maker.remote()
     own_ray.get(maker.give.remote(actor))
     wait_until(lambda: kept(own_ray, actor).bundles == 1)
