@@ -72,6 +72,9 @@ Teacher = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As convnet-12-24-32.")]
 Data = Annotated[str | None, typer.Option(metavar="PATH", help="Labeled images to measure with.")]
+Select = Annotated[
+    str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")
+]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
 Name = Annotated[str | None, typer.Option(help="The run folder's name; default: TASK-DATE-TIME.")]
 CpusPerWorker = Annotated[float, typer.Option(help="CPU cores, and threads, of each worker.")]
@@ -113,9 +116,7 @@ def sweep(
     concurrent: Concurrent = None,
     scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
     search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
-    select: Annotated[
-        str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")
-    ] = "fidelity",
+    select: Select = "fidelity",
     share_pools: Annotated[
         str, typer.Option(help="exact: make once what trials have in common, off. Same results.")
     ] = "exact",
@@ -153,6 +154,7 @@ def distill(
     epochs: Epochs = None,
     gpus_per_worker: GpusPerWorker = 0.0,
     cpus_per_worker: CpusPerWorker = 1.0,
+    select: Select = "fidelity",
     set_: Settings = None,
     teacher: Teacher = None,
     student: Student = None,
