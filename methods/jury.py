@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfkd.methods.losses import divergence
 from dfkd.methods.teacher import Teacher
+
+Network = Callable[[Tensor], Tensor]
 
 AT_ONCE = 500  # images per forward pass
 LEAST_ENTROPY = 0.5  # of a pool's mean answer, share of that of all classes alike
@@ -88,12 +90,11 @@ class Jury:
         """Who has a vote."""
         return list(self._probes)
 
-    def judge(self, student: nn.Module, without: Collection[str] = ()) -> Verdict | None:
+    def judge(self, student: Network, without: Collection[str] = ()) -> Verdict | None:
         """The student's verdict by all pools but those `without`; None if that leaves none.
 
-        `student` takes images in [0, 1] and is put into evaluation mode.
+        `student` takes images in [0, 1]; it is in evaluation mode.
         """
-        student.eval()
         divergences, agreements = {}, {}
         for name, probes in self._probes.items():
             if name not in without:
@@ -120,6 +121,6 @@ def degenerate(logits: Tensor) -> bool:
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+def logits_of(network: Network, images: Tensor) -> Tensor:
     """Logits [M, C] of uint8 images [M, channels, H, W], in batches."""
     return torch.cat([network(part.float() / 255) for part in images.split(AT_ONCE)])

@@ -1,4 +1,4 @@
-"""How good an exported student is, on labeled images that a user has."""
+"""How good an exported student is: on labeled images that a user has, and by the jury."""
 
 from __future__ import annotations
 
@@ -12,31 +12,40 @@ from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.losses import distillation
+from dfkd.methods.teacher import Teacher
 from dfkd.orchestrator.export import BEST
 from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
-from dfkd.search_spaces.data import load_data
+from dfkd.orchestrator.verdicts import jury_of
+from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import teacher_from_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A student measured on `images` labeled images."""
+    """A student measured on labeled images, as far as there are any, and by its sweep's jury."""
 
     task: str
-    images: int
-    accuracy: float
-    standard_error: float
+    images: int = 0
+    """Labeled ones. None: the three figures that follow are None."""
+    accuracy: float | None = None
+    standard_error: float | None = None
     """Of the accuracy, from the number of images."""
-    teacher_accuracy: float | None
-    """This and what follows is None where the teacher is not at hand."""
-    agreement: float | None
+    teacher_accuracy: float | None = None
+    """None where the teacher is not at hand, as are the next two."""
+    agreement: float | None = None
     """Share of the images that student and teacher put into the same class."""
-    divergence: float | None
+    divergence: float | None = None
     """Mean KL(teacher || student), in nats."""
+    pools: int = 0
+    """In the jury. None: the two figures that follow are None."""
+    fidelity: float | None = None
+    """Minus the mean KL(teacher || student) on the pools' synthetic images, in nats."""
+    jury_agreement: float | None = None
+    """Share of these that student and teacher put into the same class."""
 
 
 def evaluate(
@@ -44,38 +53,63 @@ def evaluate(
 ) -> Evaluation:
     """Measure a student: a sweep's name, its best/ folder, or a .pt2 file.
 
-    The task is `task`, or that of the sweep the student lies in. Raises ConfigError where student,
-    task or labeled images cannot be found.
+    The task is `task`, or that of the sweep the student lies in. Raises ConfigError where student
+    or task cannot be found, or neither labeled images nor a jury.
     """
     program, run = _locate(student, storage)
     facts: dict[str, Any] | None = run.folder.read_json(SWEEP) if run is not None else None
     problem = _task(task, facts, student)
     given = facts["definition"]["data"] if facts is not None and task is None else None
     images = load_data(problem, "test", data or given)
-    if images is None:
-        raise ConfigError(f"task {problem.name} has no labeled images; give --data PATH")
-    inputs = images.images.float() / 255
     network = load_program(str(program))
-    weights = run.folder.read(TEACHER) if run is not None else None
-    with torch.no_grad():
-        answers = _answers(network, inputs, problem, student)
-        right = float((answers.argmax(1) == images.labels).float().mean())
-        teacher = None
-        if weights and task is None:
-            teacher = teacher_from_bytes(weights).build(problem).logits(inputs)
-    return Evaluation(
-        task=problem.name,
-        images=len(images),
-        accuracy=right,
-        standard_error=math.sqrt(right * (1 - right) / len(images)),
-        teacher_accuracy=None
-        if teacher is None
-        else float((teacher.argmax(1) == images.labels).float().mean()),
-        agreement=None
-        if teacher is None
-        else float((teacher.argmax(1) == answers.argmax(1)).float().mean()),
-        divergence=None if teacher is None else float(distillation(answers, teacher)),
-    )
+    weights = run.folder.read(TEACHER) if run is not None and task is None else None
+    teacher = None if weights is None else teacher_from_bytes(weights).build(problem)
+    figures: dict[str, Any] = {}
+    if run is not None and teacher is not None:
+        figures |= _by_jury(network, run, teacher)
+    if images is None and not figures:
+        raise ConfigError(f"task {problem.name} has no labeled images; give --data PATH")
+    if images is not None:
+        figures |= _on_labels(network, images, problem, student)
+    if images is not None and teacher is not None:
+        figures |= _beside_teacher(network, images, teacher)
+    return Evaluation(task=problem.name, **figures)
+
+
+@torch.no_grad()
+def _on_labels(
+    network: torch.nn.Module, data: LabeledImages, task: Task, student: str
+) -> dict[str, Any]:
+    answers = _answers(network, data.images.float() / 255, task, student)
+    right = float((answers.argmax(1) == data.labels).float().mean())
+    error = math.sqrt(right * (1 - right) / len(data))
+    return {"images": len(data), "accuracy": right, "standard_error": error}
+
+
+@torch.no_grad()
+def _beside_teacher(
+    network: torch.nn.Module, data: LabeledImages, teacher: Teacher
+) -> dict[str, Any]:
+    inputs = data.images.float() / 255
+    mine, theirs = network(inputs), teacher.logits(inputs)
+    return {
+        "teacher_accuracy": float((theirs.argmax(1) == data.labels).float().mean()),
+        "agreement": float((theirs.argmax(1) == mine.argmax(1)).float().mean()),
+        "divergence": float(distillation(mine, theirs)),
+    }
+
+
+def _by_jury(network: torch.nn.Module, run: Run, teacher: Teacher) -> dict[str, Any]:
+    """The verdict of its sweep, without the pool that the student was taught from."""
+    own = (run.facts().get("best") or {}).get("trial", "")
+    verdict = jury_of(run, teacher).judge(network, without={own}) if run.controls() else None
+    if verdict is None:
+        return {}
+    return {
+        "pools": len(verdict.divergences),
+        "fidelity": verdict.fidelity,
+        "jury_agreement": verdict.agreement,
+    }
 
 
 def _locate(student: str, storage: str) -> tuple[Path, Run | None]:

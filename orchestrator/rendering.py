@@ -126,13 +126,20 @@ def evaluation(found: Evaluation) -> Iterator[RenderableType]:
     """A student's figures, beside its teacher's where that is at hand."""
     table = Table("", "student", "teacher")
     teacher = "" if found.teacher_accuracy is None else percent(found.teacher_accuracy)
-    error = f" ± {100 * found.standard_error:.2f}"
-    table.add_row("accuracy", percent(found.accuracy) + error, teacher)
+    if found.standard_error is not None:
+        error = f" ± {100 * found.standard_error:.2f}"
+        table.add_row("accuracy", percent(found.accuracy) + error, teacher)
     if found.agreement is not None:
         table.add_row("same class as the teacher", percent(found.agreement), "")
         table.add_row("KL(teacher || student), nats", f"{found.divergence:.4f}", "")
+    if found.fidelity is not None:
+        table.add_row("by the jury: same class", percent(found.jury_agreement), "")
+        table.add_row("by the jury: fidelity, nats", f"{found.fidelity:.4f}", "0")
     yield table
-    yield f"on {found.images} labeled images of {found.task}; ± is one standard error"
+    if found.images:
+        yield f"on {found.images} labeled images of {found.task}; ± is one standard error"
+    if found.pools:
+        yield f"jury: synthetic images of {found.pools} pools that it was not taught from"
 
 
 def teacher(found: TrainedTeacher) -> Iterator[RenderableType]:

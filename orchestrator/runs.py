@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfkd.methods.errors import ConfigError, DfkdError
-from dfkd.methods.jury import Verdict
+from dfkd.methods.jury import ProbePool, Verdict
 from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.robustness import Robustness, robustness
 from dfkd.orchestrator.scores import SCORES
@@ -133,14 +133,18 @@ class Run:
         weights = self.folder.read(TEACHER)
         if weights is None:
             raise DfkdError(f"{self.folder.uri}/{TEACHER} is missing; start the sweep again")
-        controls = self.folder.read(CONTROLS)
         return Surroundings(
             task=task,
             teacher=teacher_from_bytes(weights),
             score=SCORES[definition["select"]],
             evaluation=load_data(task, "test", definition["data"]),
-            controls=() if controls is None else tuple(pools_from_bytes(controls)),
+            controls=self.controls(),
         )
+
+    def controls(self) -> tuple[ProbePool, ...]:
+        """The control pools; none if students are chosen by accuracy."""
+        data = self.folder.read(CONTROLS)
+        return () if data is None else tuple(pools_from_bytes(data))
 
     def trial_folder(self, id: str) -> Folder:
         return self.folder.child("trials", id)

@@ -230,7 +230,7 @@ class Trial:
                 "with none; choose --select accuracy, with labeled images"
             )
         figures = torch.zeros(3, dtype=torch.float64)
-        if self.team.rank == 0 and (verdict := self.jury.judge(self.network)) is not None:
+        if self.team.rank == 0 and (verdict := self.jury.judge(self.network.eval())) is not None:
             figures += torch.tensor([verdict.fidelity, verdict.agreement, verdict.spread])
         names = ("fidelity", "agreement", "spread")
         return dict(zip(names, self.team.total(figures).tolist(), strict=True))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dfkd.methods.jury import Jury, Verdict
+from dfkd.methods.teacher import Teacher
 from dfkd.orchestrator.export import rebuild
 from dfkd.orchestrator.places import Place
 from dfkd.orchestrator.probes import pools_from_bytes
@@ -41,12 +42,7 @@ def judge(uri: str, ids: Sequence[str], device: str) -> dict[str, Verdict]:
     """The verdicts on some trials of the run in the folder `uri`."""
     run = Run(Folder(uri))
     around = run.surroundings()
-    pools = list(around.controls)
-    for id in run.folder.child("trials").folders():
-        data = run.trial_folder(id).read(PROBE_FILE)
-        if data is not None and id != CONTROL_ID:
-            pools += pools_from_bytes(data)
-    jury = Jury(around.teacher.build(around.task).to(torch.device(device)), pools)
+    jury = jury_of(run, around.teacher.build(around.task).to(torch.device(device)))
     found = {}
     for id in ids:
         weights = run.trial_folder(id).read(STUDENT)
@@ -56,6 +52,16 @@ def judge(uri: str, ids: Sequence[str], device: str) -> dict[str, Verdict]:
             if verdict is not None:
                 found[id] = verdict
     return found
+
+
+def jury_of(run: Run, teacher: Teacher) -> Jury:
+    """The control pools, and the probes of every trial that ran to its end but the control's."""
+    pools = list(run.controls())
+    for id in run.folder.child("trials").folders():
+        data = run.trial_folder(id).read(PROBE_FILE)
+        if data is not None and id != CONTROL_ID:
+            pools += pools_from_bytes(data)
+    return Jury(teacher, pools)
 
 
 def how_well(

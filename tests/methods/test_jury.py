@@ -35,7 +35,7 @@ def jury(teacher):
 
 
 def student(seed):
-    return Normalized(network(seed), MEAN, STD)
+    return Normalized(network(seed), MEAN, STD).eval()
 
 
 def test_the_teacher_itself_is_judged_perfect(jury):
@@ -86,7 +86,7 @@ def test_a_student_nearer_to_the_teacher_has_the_higher_fidelity(jury):
 
 
 def test_judging_leaves_the_student_as_it_is(jury):
-    judged = student(5).train()
+    judged = student(5).eval()
     before = {name: tensor.clone() for name, tensor in judged.state_dict().items()}
     jury.judge(judged)
     assert all(torch.equal(before[name], t) for name, t in judged.state_dict().items())

@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 from pathlib import Path
@@ -151,3 +152,23 @@ def test_a_run_is_measured_on_the_images_it_was_given(copy, tmp_path):
     facts["definition"]["data"] = str(tmp_path / "given.npz")
     run.write_json("sweep.json", facts)
     assert evaluate("copy", str(copy.parent)).images == 30
+
+
+def test_the_fidelity_is_the_one_that_chose_the_student(found, done):
+    (verdict,) = done.verdicts.values()
+    assert found.fidelity == pytest.approx(verdict.fidelity, rel=1e-3)
+    assert found.jury_agreement == pytest.approx(verdict.agreement, abs=0.01)
+    assert found.pools == len(verdict.divergences)
+
+
+def test_without_labeled_images_fidelity_is_all_there_is(copy, found):
+    facts = json.loads((copy / "sweep.json").read_text())
+    facts["definition"]["task_data"] = None
+    (copy / "sweep.json").write_text(json.dumps(facts))
+    measured = evaluate("copy", str(copy.parent))
+    assert (measured.images, measured.accuracy, measured.agreement) == (0, None, None)
+    assert measured.fidelity == found.fidelity
+
+
+def test_far_from_its_run_a_student_has_no_jury(alone, stripes_file):
+    assert evaluate(alone, "nowhere", stripes_file).fidelity is None
