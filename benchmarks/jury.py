@@ -125,7 +125,7 @@ def court(task: str, teacher: str, lines: Sequence[Mapping[str, Any]]) -> Court:
     for number, line in enumerate(lines):
         network = build_network(problem.student, problem.shape.channels, len(problem.classes))
         network.load_state_dict(line["student"])
-        verdict = jury.judge(Normalized(network, problem.mean, problem.std))
+        verdict = jury.judge(Normalized(network, problem.mean, problem.std).eval())
         assert verdict is not None, "there are pools"
         divergence[number] = list(verdict.divergences.values())
         agreement[number] = list(verdict.agreements.values())
