@@ -294,7 +294,7 @@ def draw_leaderboard() -> None:
     save_svg("leaderboard", board.middle)
     save_svg("leaderboard-end", board.picture())
     best = result.best.best or {}
-    print(f"sweep: best {result.best.spec.id}, {100 * best['score']:.2f} %, {result.seconds:.0f} s")
+    print(f"sweep: best {result.best.spec.id}, score {best['score']:.4f}, {result.seconds:.0f} s")
 
 
 def silent_console(*, record: bool = False) -> Console:
