@@ -9,6 +9,7 @@ settings.register_profile("dfkd", max_examples=25, deadline=None, derandomize=Tr
 settings.load_profile("dfkd")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Tests that start Ray run one after another, in a lane of their own: they mostly wait."""
     for item in items:
