@@ -71,14 +71,8 @@ class Muse(Nayer):
         "small": {**Nayer.presets["small"], "resolutions": "0.75 1"},
     }
 
-    taught: ClassVar[frozenset[str]] = Nayer.taught | {
-        "student_diversity_weight",
-        "diversity_radius",
-    }
-    played: ClassVar[frozenset[str]] = Nayer.played | {
-        "generator_diversity_weight",
-        "diversity_bound",
-    }
+    taught: ClassVar = Nayer.taught | {"student_diversity_weight", "diversity_radius"}
+    played: ClassVar = Nayer.played | {"generator_diversity_weight", "diversity_bound"}
 
     def __init__(self, settings: MuseSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
@@ -179,10 +173,8 @@ class Muse(Nayer):
         return loss
 
     def synthesis_state(self) -> dict[str, Any]:
-        return super().synthesis_state() | {
-            "turn": self.turn,
-            "averages": [a.past for a in self.averages],
-        }
+        past = [average.past for average in self.averages]
+        return super().synthesis_state() | {"turn": self.turn, "averages": past}
 
     def restore_synthesis(self, state: dict[str, Any]) -> None:
         super().restore_synthesis(state)
