@@ -5,6 +5,7 @@ They come from methods that need no student, run for a few rounds, and are kept 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from dfkd.methods import load_method
 from dfkd.methods.jury import ProbePool
 from dfkd.methods.random_streams import stream
-from dfkd.methods.settings import build
+from dfkd.methods.settings import build, describe
 from dfkd.orchestrator.places import Place
-from dfkd.orchestrator.probes import PROBES, pools_to_bytes
+from dfkd.orchestrator.probes import PROBES, pools_from_bytes, pools_to_bytes
 from dfkd.orchestrator.runs import CONTROLS, Run
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
@@ -35,11 +37,12 @@ NOISE = 0.2  # standard deviation of what makes one more pool of the first, in p
 
 
 def cached_controls(task: Task, teacher: TeacherWeights) -> bytes | None:
-    """The file of this teacher's control pools; None where there is none yet."""
-    try:
-        return _cached(task, teacher).read_bytes()
-    except OSError:
-        return None
+    """The file of this teacher's control pools; None where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
+        data = _cached(task, teacher).read_bytes()
+        pools_from_bytes(data)
+        return data
+    return None
 
 
 def make_controls(task: Task, teacher: TeacherWeights, device: str = "cpu") -> bytes:
@@ -84,7 +87,9 @@ def _images(task: Task, teacher: TeacherWeights, name: str, device: torch.device
 def _recipe(task: Task, teacher: TeacherWeights, name: str) -> dict[str, Any]:
     """The task's settings for this method, with as many rounds of warm-up as the pool takes."""
     method = load_method(name)
-    recipe = dict(task.space(name, method.presets.get(task.preset or "small", {})).recipe)
+    known = describe(method.settings_class)  # what all methods of a task share may be others'
+    space = task.space(name, method.presets.get(task.preset or "small", {}))
+    recipe = {key: value for key, value in space.recipe.items() if key in known}
     if not teacher.build(task).batch_norms:
         recipe["bn_weight"] = 0.0
     settings: Any = build(method.settings_class, recipe, f"control pool {name}")

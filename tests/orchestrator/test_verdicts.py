@@ -86,6 +86,22 @@ def test_control_pools_are_made_once_per_teacher(done, tmp_path, stripes_file, m
     assert again.run.folder.read(CONTROLS) == done.run.folder.read(CONTROLS)
 
 
+def test_settings_of_other_methods_in_a_task_are_no_obstacle(stripes_task, stripes_teacher):
+    shared = replace(stripes_task.shared, recipe={**stripes_task.shared.recipe, "noisy_width": 4})
+    data = make_controls(replace(stripes_task, shared=shared), stripes_teacher)
+    assert len(pools_from_bytes(data)) == len(EXTRA_ROUNDS) + 1
+
+
+@pytest.mark.parametrize("left", [b"", b"torn", b"\x08" + b"\0" * 7 + b"{}      "])
+def test_unreadable_control_pools_are_made_again(stripes_task, stripes_teacher, left, monkeypatch):
+    class Torn:
+        def read_bytes(self):
+            return left
+
+    monkeypatch.setattr(controls, "_cached", lambda *_: Torn())
+    assert controls.cached_controls(stripes_task, stripes_teacher) is None
+
+
 def test_choosing_by_accuracy_needs_no_control_pools(done, tmp_path):
     from dfkd.orchestrator.requests import request_of
 
