@@ -23,7 +23,8 @@ demo: $(INSTALLED) ## distill the embedded digits task eight times, on the CPU, 
 	.venv/bin/dfkd sweep digits --trials 8
 
 test: check ## what CI runs: check, then every test, with coverage
-	$(PY) -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(PY) -m pytest -m 'not ray' -n 2 --cov --cov-report=
+	$(PY) -m pytest -m ray --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(INSTALLED_DEV) .types/dfkd ## style and types, without running anything
 	$(PY) -m ruff check .

@@ -9,14 +9,6 @@ settings.register_profile("dfkd", max_examples=25, deadline=None, derandomize=Tr
 settings.load_profile("dfkd")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Tests that start Ray run one after another, in a lane of their own: they mostly wait."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small tensors gain nothing from more threads, and machines that run tests are shared."""
