@@ -37,6 +37,11 @@ class Buckets:
         return sum(map(len, self.pools.values()))
 
     @property
+    def sizes(self) -> list[Size]:
+        """Height and width of the images that it takes."""
+        return list(self.pools)
+
+    @property
     def labels(self) -> Tensor:
         """The classes that the images were made for, size by size."""
         return torch.cat([pool.labels for pool in self.pools.values()])

@@ -62,6 +62,7 @@ class Cmi(Inversion):
     settings_class: ClassVar[type[StudentSettings]] = CmiSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
+            "held_out": 0.0,
             "bn_reduction": "sum",
             "bn_weight": 1.0,
             "cr_weight": 0.8,

@@ -63,6 +63,7 @@ class Deepinversion(Inversion):
     settings_class: ClassVar[type[StudentSettings]] = DeepinversionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
+            "held_out": 0.0,
             "bn_reduction": "sum",
             "bn_weight": 10.0,
             "bn_first_weight": 1.0,

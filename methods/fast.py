@@ -53,6 +53,7 @@ class Fast(Inversion):
     settings_class: ClassVar[type[StudentSettings]] = FastSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
+            "held_out": 0.0,
             "bn_reduction": "sum",
             "bn_weight": 10.0,
             "bn_momentum": 0.9,

@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.generators import BETAS, LatentGenerator
-from dfkd.methods.memory import Batch, ImageSource
+from dfkd.methods.memory import Batch, ImageSource, quantized
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
@@ -200,6 +200,10 @@ class Game(ABC):
                     self.adam.step()
         self.after_generator(view, rng)
         return loss.detach()
+
+    def probes(self, count: int, rng: torch.Generator) -> Tensor:
+        """New images of the generator's."""
+        return quantized(self.fresh.sample(count, rng).images)
 
     def state(self) -> dict[str, Any]:
         return {"generator": self.generator.state_dict(), "adam": self.adam.state_dict()}

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.augment import Augmentation
+from dfkd.methods.buckets import resized
+from dfkd.methods.commons import Ration
 from dfkd.methods.errors import TrialFailed
+from dfkd.methods.jury import PROBES
 from dfkd.methods.lineage import descend, origin
 from dfkd.methods.losses import batch_norm_gap, masked_adversarial, one_hot, weighted
-from dfkd.methods.memory import ImageSource, Pool, Shard
+from dfkd.methods.memory import ImageSource, Pool, Shard, quantized
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.moving_statistics import MovingStatistics
 from dfkd.methods.settings import Value, setting
@@ -46,6 +49,12 @@ class InversionSettings(StudentSettings):
     one_hot_weight: float = setting(0.5, "of L_oh", at_least=0)
     adversarial_weight: float = setting(1.33, "of L_adv", at_least=0)
     pool_capacity: int = setting(0, "images kept, the newest; 0: all", at_least=0)
+    held_out: float = setting(
+        0.06, "share of each round's images that only the jury sees", at_least=0, at_most=0.5
+    )
+    drawn_share: float = setting(
+        0.75, "of the rounds, at most, that others' shards replace", at_least=0, at_most=1
+    )
 
 
 @dataclass(kw_only=True)
@@ -80,7 +89,7 @@ class Inversion(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {}
     rate: ClassVar[str] = "generator_lr"
     """The setting to lower when the loss is not finite."""
-    taught: ClassVar[frozenset[str]] = LEARNING
+    taught: ClassVar[frozenset[str]] = LEARNING | {"held_out"}
     """Settings that synthesis never reads: trials that differ in them may share it."""
     played: ClassVar[frozenset[str]] = frozenset(("adversarial_weight", "rounds"))
     """Settings that synthesis reads no sooner than the student learns."""
@@ -91,10 +100,15 @@ class Inversion(ABC):
         self.pool = self.new_pool()
         self.augment = Augmentation(settings.shift, settings.flip)
         self.statistics = MovingStatistics(settings.bn_momentum)
+        self.aside = Pool(bench.shape, PROBES, bench.device, "reservoir")  # held out, for the jury
         self.rounds_dealt = 0  # to all workers, since the start
         self.rounds_lost = 0  # running, that ended with a loss that is not finite
         self.present = 0  # the epoch that is running
-        self.lineage = origin(type(self), bench)  # of all synthesis so far; "": the student's
+        self.ration = Ration(settings.drawn_share, settings.batch_size)
+        self.lineage = "" if bench.commons.others_add else origin(type(self), bench)
+        """Of all synthesis so far; empty once it depends on the student, or on other trials."""
+        self.promised = ""  # the key of what is being made, while others may wait for it
+        self.looks = 0  # of the student, before that began
 
     # What a method decides
 
@@ -153,25 +167,43 @@ class Inversion(ABC):
         pool: ImageSource = self.pool
         return pool
 
+    def probes(self, count: int, rng: torch.Generator) -> Tensor:
+        """Images that were held out; of those it was taught from only if none were."""
+        if len(self.aside):
+            return self.aside.images[:count]
+        return quantized(self.source.sample(count, rng).images)
+
     def epoch(self, epoch: int, rng: torch.Generator) -> Metrics:
         """Rounds of synthesis, then, after the warm-up, `kd_steps` of distillation."""
         bench = self.bench
         learning = epoch >= self.settings.warmup
         self.present = epoch
-        made = self.take_or_make(learning=learning, rng=rng)
+        rounds = self.deal(learning=learning)
         with bench.clock("waiting"):
-            shards = bench.team.share([shard for shard, _ in made])
+            drawn = self.draw(rounds)
+        rounds = self.ration.replace(drawn, rounds)
+        made = self.take_or_make(rounds, learning=learning, rng=rng)
+        losses = [loss for _, loss in made]
+        own = [self.hold_out(shard, rng) for shard, _ in made]
+        with bench.clock("waiting"):
+            bench.commons.add(own, losses, epoch)
+            shards = bench.team.share([*drawn, *own])
             if bench.team.size > 1 and self.lineage:  # the others' images have the student's look
                 self.lineage = digest(self.lineage, *contents(shards))
         with bench.clock("synthesis"):
             for shard in shards:
                 self.pool.add(shard, rng)
+        counted = [
+            sum(len(shard.images) for shard in part) for part in ((s for s, _ in made), drawn)
+        ]
+        images = bench.team.total(torch.tensor(counted, dtype=torch.float64))
         metrics: Metrics = {
             "pool_images": len(self.pool),
-            "images_made": sum(len(shard.images) for shard in shards),
+            "images_made": float(images[0]),
+            "images_drawn": float(images[1]),
         }
-        if made:
-            metrics["generator_loss"] = sum(loss for _, loss in made) / len(made)
+        if losses:
+            metrics["generator_loss"] = sum(losses) / len(losses)
         if learning:
             with bench.clock("distillation"):
                 metrics |= bench.student.distill(
@@ -179,8 +211,27 @@ class Inversion(ABC):
                 )
         return metrics
 
-    def take_or_make(self, *, learning: bool, rng: torch.Generator) -> list[tuple[Shard, float]]:
-        """This worker's rounds of the epoch: another trial's, if that made the very same ones.
+    def deal(self, *, learning: bool) -> int:
+        """How many of the epoch's rounds are this worker's."""
+        rounds: int = self.settings.rounds if learning else self.settings.warmup_rounds
+        mine = portion(rounds, self.rounds_dealt, self.bench.team)
+        self.rounds_dealt += rounds
+        return mine
+
+    def draw(self, rounds: int) -> list[Shard]:
+        """Shards from the commons, in the place of a part of the worker's rounds."""
+        wanted = self.ration.allow(rounds)
+        if not wanted:
+            return []
+        drawn = self.bench.commons.draw(wanted, self.pool.sizes, self.ration.drawn)
+        if drawn and self.lineage:
+            self.lineage = digest(self.lineage, *contents(drawn))
+        return drawn
+
+    def take_or_make(
+        self, rounds: int, *, learning: bool, rng: torch.Generator
+    ) -> list[tuple[Shard, float]]:
+        """The rounds of this epoch: another trial's, if that made the very same ones.
 
         The lineage says what they depend on but the student's weights. What never looked at the
         student does not depend on these: if that is put on the shelf alone, whoever comes with the
@@ -193,24 +244,48 @@ class Inversion(ABC):
             bundle = shelf.take(key) if key and shelf.open else None
             made = None if bundle is None else self.unpack(bundle, rng)
         if made is None:
-            looks = bench.student.looks
+            self.promised, self.looks = key, bench.student.looks
             with bench.clock("synthesis"):
-                made = self.make(learning=learning, rng=rng)
-            if bench.student.looks > looks:
-                key = ""
-            elif key and shelf.open:
+                made = self.make(rounds, learning=learning, rng=rng)
+            self.proceed()
+            key, self.promised = self.promised, ""
+            if key and shelf.open:
                 with bench.clock("waiting"):
                     shelf.give(key, self.packed(made, rng))
         self.lineage = key
         return made
 
-    def make(self, *, learning: bool, rng: torch.Generator) -> list[tuple[Shard, float]]:
-        """This worker's rounds of the epoch, with their losses."""
+    def proceed(self) -> None:
+        """Tell trials that wait for this epoch's rounds that they are being made.
+
+        Or that they can be nobody else's: the student was asked.
+        """
+        if self.promised and self.bench.student.looks > self.looks:
+            self.bench.shelf.waive(self.promised)
+            self.promised = ""
+        elif self.promised:
+            self.bench.shelf.proceed(self.promised)
+
+    def make(
+        self, rounds: int, *, learning: bool, rng: torch.Generator
+    ) -> list[tuple[Shard, float]]:
+        """Rounds of this epoch, with their losses."""
         self.before_rounds(self.present, rng)
-        rounds = self.settings.rounds if learning else self.settings.warmup_rounds
-        mine = portion(rounds, self.rounds_dealt, self.bench.team)
-        self.rounds_dealt += rounds
-        return [self.synthesize(adversarial=learning, rng=rng) for _ in range(mine)]
+        return [self.synthesize(adversarial=learning, rng=rng) for _ in range(rounds)]
+
+    def hold_out(self, shard: Shard, rng: torch.Generator) -> Shard:
+        """Put a random part of a shard aside, where nobody is taught from it; returns the rest."""
+        share = self.settings.held_out
+        if not share:
+            return shard
+        device, count = rng.device, len(shard.images)
+        aside = int(share * count + float(torch.rand((), generator=rng, device=device)))
+        order = torch.randperm(count, generator=rng, device=device)
+        probes = shard[order[:aside]]
+        if aside:
+            whole = resized(probes.images.float() / 255, self.aside.sizes[0])
+            self.aside.add(Shard.of(whole, probes.labels), rng)
+        return shard[order[aside:].sort().values]
 
     def packed(self, made: Sequence[tuple[Shard, float]], rng: torch.Generator) -> Bundle:
         """The epoch's synthesis, for other trials."""
@@ -268,6 +343,7 @@ class Inversion(ABC):
                     lowest = torch.where(better, loss.detach(), lowest)
                 if loss.requires_grad:
                     canvas.step(loss)
+                self.proceed()
         if self.settings.bn_weight:
             self.statistics.remember(view.teacher.moments)
         canvas.finish(best)
@@ -284,12 +360,14 @@ class Inversion(ABC):
         return masked_adversarial(view.student.logits, view.teacher.logits)
 
     def state(self) -> dict[str, Any]:
-        kept = {"pool": self.pool.state(), "lineage": self.lineage}
-        return self.synthesis_state() | kept
+        kept = {"pool": self.pool.state(), "aside": self.aside.state(), "lineage": self.lineage}
+        return self.synthesis_state() | kept | {"ration": self.ration.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.restore_synthesis(state)
         self.pool.restore(state["pool"])
+        self.aside.restore(state["aside"])
+        self.ration.restore(state["ration"])
         self.lineage = state["lineage"]
 
     def synthesis_state(self) -> dict[str, Any]:

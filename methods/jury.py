@@ -22,6 +22,7 @@ from dfkd.methods.teacher import Teacher
 
 Network = Callable[[Tensor], Tensor]
 
+PROBES = 300  # images of a pool that students are judged on
 AT_ONCE = 500  # images per forward pass
 LEAST_ENTROPY = 0.5  # of a pool's mean answer, share of that of all classes alike
 LEAST_CONFIDENCE = 0.3  # mean of the teacher's highest probability

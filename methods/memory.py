@@ -25,8 +25,18 @@ class Shard:
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> Shard:
-        """Quantize images in [0, 1] to 256 levels."""
-        return cls((images.detach() * 255).round().to(torch.uint8), labels)
+        """Quantize images in [0, 1]."""
+        return cls(quantized(images), labels)
+
+    def __getitem__(self, rows: Tensor) -> Shard:
+        """Some of its images."""
+        rows = rows.to(self.images.device)
+        return Shard(self.images[rows], self.labels[rows.to(self.labels.device)])
+
+
+def quantized(images: Tensor) -> Tensor:
+    """Images in [0, 1] in 256 levels, uint8."""
+    return (images.detach() * 255).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,11 @@ class Pool:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of the images that it takes."""
+        return [(self._images.shape[2], self._images.shape[3])]
 
     @property
     def bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from dfkd.methods.commons import Commons, NoCommons
 from dfkd.methods.memory import ImageSource
 from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
@@ -60,6 +61,8 @@ class Workbench:
     clock: Clock = field(default_factory=Clock)
     shelf: Shelf = field(default_factory=NoShelf)
     """Where trials leave synthesis for each other."""
+    commons: Commons = field(default_factory=NoCommons)
+    """Shards of other trials, and where this one's go."""
 
 
 class Method(Protocol):
@@ -84,6 +87,10 @@ class Method(Protocol):
     @property
     def source(self) -> ImageSource:
         """Where the student's images come from."""
+        ...
+
+    def probes(self, count: int, rng: torch.Generator) -> Tensor:
+        """Up to `count` images uint8 [M, channels, H, W] that no student was taught from."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Nayer(Inversion):
     settings_class: ClassVar[type[StudentSettings]] = NayerSettings
     presets: ClassVar[Mapping[str, Mapping[str, Value]]] = {
         "paper": {
+            "held_out": 0.0,
             "bn_reduction": "sum",
             "bn_weight": 10.0,
             "one_hot_weight": 0.5,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from dfkd.methods.memory import Batch
+from dfkd.methods.memory import Batch, quantized
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
@@ -55,6 +56,9 @@ class Noise:
         with bench.clock("distillation"):
             metrics = bench.student.distill(bench.teacher, self.source, epoch, rng)
         return metrics | {"images_made": settings.kd_steps * settings.kd_batch_size}
+
+    def probes(self, count: int, rng: torch.Generator) -> Tensor:
+        return quantized(self.source.sample(count, rng).images)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -46,7 +46,11 @@ class Bundle:
 
 
 class Shelf(Protocol):
-    """Bundles by key, shared by trials. It may lose or refuse any of them, and never raises."""
+    """Bundles by key, shared by trials. It may lose or refuse any of them, and never raises.
+
+    Who takes a key that is not there yet is expected to make it, and says so: `proceed` while it is
+    being made, then `give`, or `waive` if nobody else can use it.
+    """
 
     @property
     def open(self) -> bool:
@@ -54,7 +58,15 @@ class Shelf(Protocol):
         ...
 
     def take(self, key: str) -> Bundle | None:
-        """What was given under this key, if it is still there."""
+        """What was given under this key; waits only while another trial is known to make it."""
+        ...
+
+    def proceed(self, key: str) -> None:
+        """This trial is still making what it did not find under this key; costs next to nothing."""
+        ...
+
+    def waive(self, key: str) -> None:
+        """This trial will not give what it did not find: nobody need wait for it."""
         ...
 
     def give(self, key: str, bundle: Bundle) -> None:
@@ -69,6 +81,12 @@ class NoShelf:
 
     def take(self, key: str) -> Bundle | None:
         return None
+
+    def proceed(self, key: str) -> None:
+        return
+
+    def waive(self, key: str) -> None:
+        return
 
     def give(self, key: str, bundle: Bundle) -> None:
         return

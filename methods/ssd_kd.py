@@ -51,7 +51,8 @@ class SsdKd(Fast):
         "small": {**Fast.presets["small"], "pool_capacity": 500},
     }
 
-    taught: ClassVar[frozenset[str]] = Fast.taught | {"priority"}  # phi asks for classes alone
+    # Of the pool, phi asks for the classes alone: for how many, not for how they are drawn.
+    taught: ClassVar[frozenset[str]] = (Fast.taught | {"priority"}) - {"held_out"}
 
     pool: PriorityPool
 

@@ -1,14 +1,12 @@
 """The small actors of sweeps and trials. Imports nothing heavy: each is a process.
 
 A trial of several workers has one Exchange, owned by its driver and gone with it; a sweep of such
-trials has one Registry, and a sweep whose trials share their synthesis one Shelving.
+trials has one Registry. What trials share is with the keepers (keepers.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -80,64 +78,3 @@ class PlacementBook:
 
 
 Registry: Any = ray.remote(num_cpus=0)(PlacementBook)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened at a shelf so far."""
-
-    hits: int = 0
-    misses: int = 0
-    bundles: int = 0
-    """That lie there now."""
-    bytes: int = 0
-    """Of them."""
-    evictions: int = 0
-
-
-class Shelves:
-    """Bundles by key, up to `budget` bytes; those that nobody took for longest give way.
-
-    The object store pushes nobody back when it is full (it spills to disk), hence the budget. The
-    arrays are put into it here, so that they outlive the worker that made them.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._kept: OrderedDict[str, tuple[str, int, list[Any]]] = OrderedDict()
-        self._counts = Counts()
-
-    def take(self, key: str) -> tuple[str, list[Any]] | None:
-        """The seal and references to the arrays of a bundle; None where there is none."""
-        if key not in self._kept:
-            self._counts.misses += 1
-            return None
-        self._counts.hits += 1
-        self._kept.move_to_end(key)
-        seal, _, references = self._kept[key]
-        return seal, references
-
-    def give(self, key: str, seal: str, *arrays: Any) -> None:
-        """Keep a bundle, in the place of one with the same key, unless it exceeds the budget."""
-        size = sum(array.nbytes for array in arrays)
-        self._drop(key)
-        if size > self._budget:
-            return
-        while self._counts.bytes + size > self._budget:
-            self._drop(next(iter(self._kept)))
-            self._counts.evictions += 1
-        self._kept[key] = seal, size, [ray.put(array) for array in arrays]
-        self._counts.bytes += size
-        self._counts.bundles += 1
-
-    def counts(self) -> Counts:
-        """What happened so far."""
-        return self._counts
-
-    def _drop(self, key: str) -> None:
-        if key in self._kept:
-            self._counts.bytes -= self._kept.pop(key)[1]
-            self._counts.bundles -= 1
-
-
-Shelving: Any = ray.remote(num_cpus=0)(Shelves)

@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dfkd.methods import load_method
-from dfkd.methods.jury import ProbePool
+from dfkd.methods.jury import PROBES, ProbePool
 from dfkd.methods.random_streams import stream
 from dfkd.methods.settings import build, describe
 from dfkd.orchestrator.places import Place
-from dfkd.orchestrator.probes import PROBES, pools_from_bytes, pools_to_bytes
+from dfkd.orchestrator.probes import pools_from_bytes, pools_to_bytes
 from dfkd.orchestrator.runs import CONTROLS, Run
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec

@@ -9,8 +9,6 @@ import safetensors.torch
 
 from dfkd.methods.jury import ProbePool
 
-PROBES = 300  # images per pool
-
 
 def pools_to_bytes(pools: Sequence[ProbePool]) -> bytes:
     """A safetensors file with one tensor per pool; their order is in its metadata."""

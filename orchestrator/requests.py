@@ -15,6 +15,8 @@ from dfkd.methods import CONTROL, METHODS
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.keepers import POLICIES
+from dfkd.orchestrator.quantities import parse_bytes
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run, find_runs
 from dfkd.orchestrator.schedulers import SCHEDULERS
 from dfkd.orchestrator.scores import SCORES
@@ -37,7 +39,7 @@ from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import find_teacher, planned_teacher, teacher_from_bytes
 
 DEFAULT_STORAGE = "dfkd-runs"
-SHARING = ("exact", "off")
+SHARING = ("exact", "teacher", "off")
 ALL = "all"  # every method but the control
 
 
@@ -61,7 +63,16 @@ class SweepRequest:
     search: str = "optuna"
     select: str = "fidelity"
     share_pools: str = "exact"
-    """exact: synthesis that trials have in common is made once; off: each makes its own."""
+    """exact: what several trials would make alike is made once, which changes no result; teacher:
+    trials are also taught from each other's shards; off: each makes and keeps its own."""
+    pool_budget: str | None = None
+    """Memory for what is shared, on each node, as 500M; None: 30 % of its object store."""
+    pool_policy: str = "ring"
+    """Which shards give way in a full pool (keepers.Store)."""
+    keep_pool: bool = False
+    """Write every shard to the run folder too, as Arrow files."""
+    from_pool: str | None = None
+    """A pool that was kept, by its sweep's name or its folder: trials draw from it."""
     settings: Mapping[str, str | Value] = field(default_factory=dict)
     """Settings fixed for all trials, `preset` included; what is set is not searched."""
     teacher: str | None = None
@@ -93,17 +104,23 @@ class SweepRequest:
                 found.append(unknown(kind, name, names))
         if self.share_pools not in SHARING:
             found.append(unknown("way to share pools", self.share_pools, SHARING))
+        if self.pool_policy not in POLICIES:
+            found.append(unknown("pool policy", self.pool_policy, POLICIES))
         if self.name is not None and (not self.name or "/" in self.name or self.name[0] == "."):
             found.append(f"name must be a plain word without slashes, got '{self.name}'")
-        try:
-            self.resources()
-        except ConfigError as error:
-            found += error.problems
+        for check in (self.resources, self.pool_bytes):
+            with gathering(found):
+                check()
         return found
+
+    def pool_bytes(self) -> int:
+        """The budget of what is shared on each node; 0 if it is left to dfkd."""
+        return 0 if self.pool_budget is None else parse_bytes(self.pool_budget, "--pool-budget")
 
     def remembered(self) -> dict[str, Any]:
         """What its run folder keeps of it, beside the sweep's definition, to resume anywhere."""
-        kept = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent", "share_pools")
+        resources = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent")
+        kept = (*resources, "share_pools", "pool_budget", "pool_policy", "keep_pool")
         to = None if self.export_dir is None else Folder.of(self.export_dir).uri
         return {**{key: getattr(self, key) for key in kept}, "export_dir": to}
 
@@ -163,6 +180,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         workers=request.workers,
         control=request.control,
         data=_absolute(request.data),
+        teacher_pools=request.share_pools == "teacher",
     )
     _rehearse(spec)
     return spec

@@ -29,6 +29,7 @@ from dfkd.search_spaces.task import Task, parse_task
 from dfkd.search_spaces.teachers import TeacherWeights
 
 CONTROL_ID = "control"
+LATER = ("teacher_pools", "from_pool")  # in a definition only if set: older ones lack them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,10 @@ class SweepSpec:
     control: bool = True
     data: str | None = None
     """Labeled images of the user's, instead of the task's."""
+    teacher_pools: bool = False
+    """Whether trials are taught from each other's shards."""
+    from_pool: str | None = None
+    """Where a kept pool lies that trials draw from."""
 
     def definition(self) -> dict[str, Any]:
         """The sweep as JSON values; the teacher by its fingerprint."""
@@ -101,6 +106,7 @@ class SweepSpec:
             "workers": self.workers,
             "control": self.control,
             "data": self.data,
+            **{key: getattr(self, key) for key in LATER if getattr(self, key)},
         }
 
     def fingerprint(self) -> str:
@@ -283,6 +289,7 @@ def sweep_from_definition(definition: Mapping[str, Any], teacher: TeacherWeights
         teacher=teacher,
         data=definition["data"],
         **{key: definition[key] for key in kept},
+        **{key: definition[key] for key in LATER if key in definition},
     )
 
 

@@ -18,6 +18,7 @@ from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
 from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, export_best
 from dfkd.orchestrator.places import Here, OnWorkers, Place
+from dfkd.orchestrator.pool_service import PoolPlan, pool_service
 from dfkd.orchestrator.requests import (
     SweepRequest,
     choose_run,
@@ -26,7 +27,7 @@ from dfkd.orchestrator.requests import (
 )
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.scores import SCORES
-from dfkd.orchestrator.shelves import shelving
+from dfkd.orchestrator.shelves import can_share
 from dfkd.orchestrator.specs import CONTROL_ID, MethodPlan, SweepSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import correct, run_trial
@@ -125,9 +126,19 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
-        with shelving(spec, request.share_pools, watcher.say) as shelf:
-            run_trials(spec, ledger, watcher, request, concurrent=at_once, shelf=shelf)
+        with pool_service(sharing(request, spec), watcher.say) as pools:
+            run_trials(spec, ledger, watcher, request, concurrent=at_once, pools=pools)
         _call_the_jury(spec, ledger, place)
+
+
+def sharing(request: SweepRequest, spec: SweepSpec) -> PoolPlan | None:
+    """How the sweep's trials share what they synthesize; None if they share nothing."""
+    if spec.teacher_pools:
+        policy: Any = request.pool_policy
+        return PoolPlan(mode="teacher", budget=request.pool_bytes(), policy=policy)
+    if request.share_pools == "exact" and can_share(spec):
+        return PoolPlan(mode="exact", budget=request.pool_bytes())
+    return None
 
 
 def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:

@@ -11,10 +11,10 @@ from ray.train.torch import get_device
 
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.exchange import TrainTeam
+from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.shelves import shelf_at
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Trial
 
@@ -45,9 +45,8 @@ def worker(config: dict[str, Any]) -> None:
             run.trial_spec(config["id"]),
             run.surroundings(),
             run.trial_folder(config["id"]),
-            team=team,
             device=device,
-            shelf=shelf_at(config["shelf"]),
+            links=connect(config["id"], config["pools"], team),
         )
         if trial.finished:
             train.report(report(trial.history[-1], done=True))

@@ -8,10 +8,10 @@ import torch
 from ray import tune
 
 from dfkd.methods.errors import DfkdError
+from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.shelves import shelf_at
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
 
@@ -65,7 +65,7 @@ class TrialActor(tune.Trainable):
                 self._surroundings,
                 self._run.trial_folder(id),
                 device=device(config),
-                shelf=shelf_at(config["shelf"]),
+                links=connect(id, config["pools"]),
             )
         except DfkdError as error:
             self._trial = error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from dfkd.methods import load_method
+from dfkd.methods.commons import Commons, NoCommons
 from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import TrialFailed
-from dfkd.methods.jury import Jury, ProbePool
+from dfkd.methods.jury import PROBES, Jury, ProbePool
 from dfkd.methods.method import Clock, Workbench
 from dfkd.methods.networks import Normalized, build_network
 from dfkd.methods.random_streams import derive_seed, global_stream, stream
@@ -27,7 +28,7 @@ from dfkd.methods.settings import build
 from dfkd.methods.shelf import NoShelf, Shelf
 from dfkd.methods.student import Student
 from dfkd.methods.team import Alone, Team
-from dfkd.orchestrator.probes import PROBES, pools_to_bytes
+from dfkd.orchestrator.probes import pools_to_bytes
 from dfkd.orchestrator.scores import Score
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
@@ -58,6 +59,18 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """What connects one worker of a trial with others."""
+
+    team: Team = field(default_factory=Alone)
+    """The workers of this trial."""
+    shelf: Shelf = field(default_factory=NoShelf)
+    """Where trials leave synthesis that is the same for several."""
+    commons: Commons = field(default_factory=NoCommons)
+    """Shards that trials are taught from together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
     """How a trial ended."""
 
@@ -81,17 +94,16 @@ class Trial:
         surroundings: Surroundings,
         folder: Folder | None = None,
         *,
-        team: Team | None = None,
         device: torch.device | str = "cpu",
-        shelf: Shelf | None = None,
+        links: Links | None = None,
     ) -> None:
         self.spec = spec
         self.surroundings = surroundings
         self.folder = folder
-        self.team = team or Alone()
+        self.links = links or Links()
+        self.team = self.links.team
         self.device = torch.device(device)
         self.clock = Clock()
-        self.shelf = shelf or NoShelf()
         self.epoch = 0
         self.history: list[Row] = []
         self.best: Row = {}
@@ -115,7 +127,7 @@ class Trial:
         waiting. Raises TrialFailed when the trial cannot go on.
         """
         began = time.time()
-        place = (self.spec.seed, "epoch", self.epoch, self.team.rank)
+        place = (*self._roots, "epoch", self.epoch, self.team.rank)
         with global_stream(self.device, "layers", *place):
             metrics = self.method.epoch(self.epoch, stream(self.device, *place))
         with self.clock("evaluation"):
@@ -193,14 +205,22 @@ class Trial:
             embeddings=embeddings.to(self.device),
             shape=task.shape,
             classes=len(task.classes),
-            seed=derive_seed(spec.seed, "worker", self.team.rank),
+            seed=derive_seed(*self._roots, "worker", self.team.rank),
             team=self.team,
             device=self.device,
             clock=self.clock,
-            shelf=self.shelf,
+            shelf=self.links.shelf,
+            commons=self.links.commons,
         )
         self.method = method(settings, bench)
         self.jury = Jury(bench.teacher, self.surroundings.controls)
+
+    @property
+    def _roots(self) -> tuple[int | str, ...]:
+        """Where its random streams begin: trials that draw each other's images differ in theirs."""
+        return (
+            (self.spec.seed, self.spec.id) if self.links.commons.others_add else (self.spec.seed,)
+        )
 
     def _new_network(self) -> nn.Module:
         task = self.task
@@ -236,12 +256,10 @@ class Trial:
         return dict(zip(names, self.team.total(figures).tolist(), strict=True))
 
     def _put_probes_aside(self) -> None:
-        """Write some of the images that the student was taught from, for others' students."""
+        """Write images that no student was taught from, for others' students to be judged on."""
         if self.folder is not None and self.team.rank == 0:
-            rng = stream(self.device, self.spec.seed, "probes")
-            images = (self.method.source.sample(PROBES, rng).images * 255).round()
-            pool = ProbePool(self.spec.id, images.to(torch.uint8))
-            self._write(PROBE_FILE, pools_to_bytes([pool]))
+            images = self.method.probes(PROBES, stream(self.device, self.spec.seed, "probes"))
+            self._write(PROBE_FILE, pools_to_bytes([ProbePool(self.spec.id, images)]))
 
     def _keep_best(self) -> None:
         self._best_weights = {

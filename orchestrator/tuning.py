@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from dfkd.methods.errors import SweepFailed
 from dfkd.orchestrator.actors import Registry, beside_me
 from dfkd.orchestrator.clusters import JOIN_PATIENCE, Resources
+from dfkd.orchestrator.pool_service import Address
 from dfkd.orchestrator.reporting import FAILED, Constants
 from dfkd.orchestrator.requests import SweepRequest
 from dfkd.orchestrator.runs import Run, TrialRecord
@@ -214,11 +215,11 @@ def run_trials(
     request: SweepRequest,
     *,
     concurrent: int,
-    shelf: Any,
+    pools: Address | None,
 ) -> None:
     """Run what is left of a sweep on the Ray that is up, `concurrent` trials at a time.
 
-    `shelf` is the Shelving actor through which they share synthesis, or None.
+    `pools` is where they find the keepers of what they share, if they share anything.
     """
     need = request.resources()
     many = need.workers > 1
@@ -228,7 +229,7 @@ def run_trials(
         "workers": need.workers,
         "cpus": need.cpus_per_worker,
         "gpus": need.gpus_per_worker,
-        "shelf": shelf,
+        "pools": pools,
         "registry": registry,
         "scratch": ledger.run.folder.child(".train").uri,
     }

@@ -46,7 +46,7 @@ def started(method=Nayer, values=None, **bench):
 
 
 def test_every_round_makes_other_images():
-    begun = trial(values={"reinit_every": 1})
+    begun = trial(values={"reinit_every": 1, "held_out": 0.0})
     begun.run(range(1))
     one, two, three = begun.method.pool.images.float().split(7)
     assert (one - two).abs().max() > 1 and (two - three).abs().max() > 1
@@ -222,8 +222,10 @@ def test_the_paper_preset_is_what_the_reference_implementation_sets():
         **{"kd_loss": "kl"},
         **{"student_lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 0},
         **{"shift": 4, "flip": True, "generator_width": 64, "pool_capacity": 0},
+        "held_out": 0,
     }
-    assert dataclasses.asdict(paper) == reference
+    ours = {"drawn_share"}  # says something of sweeps only
+    assert {k: v for k, v in dataclasses.asdict(paper).items() if k not in ours} == reference
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ LEARNING = {  # how the student learns in all contract tests; one epoch of warm-
     "student_lr": 0.05,
     "shift": 1,
 }
-HASTY = {"kd_steps": 1, "rounds": 1, "warmup_rounds": 1, "synthesis_steps": 1}
+HASTY = {"kd_steps": 1, "rounds": 1, "warmup_rounds": 1, "synthesis_steps": 1, "held_out": 0.0}
 KINDS = [  # of images and classes
     (ImageShape(1, 8, 8), 2),
     (ImageShape(3, 8, 12), 5),
@@ -220,6 +220,14 @@ class MethodContract:
         for values in ({}, *self.method.presets.values()):
             settings = build(self.method.settings_class, values, "test")
             assert self.method.objections(settings, tiny_teacher()) == []
+
+    def test_probes_are_a_few_images_as_bytes(self):
+        trial = self.ran()
+        probes = trial.method.probes(10, rng())
+        shape = trial.bench.shape
+        assert probes.dtype == torch.uint8
+        assert probes.shape[1:] == (shape.channels, shape.height, shape.width)
+        assert 1 <= len(probes) <= 10
 
     # Memory, metrics, settings
 

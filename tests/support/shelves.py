@@ -41,6 +41,8 @@ class DictShelf:
         self.bundles = {}
         self.asked = []  # keys
         self.taken = 0
+        self.proceeded = []  # keys, once per step of their synthesis
+        self.waived = []
 
     def take(self, key):
         self.asked.append(key)
@@ -50,6 +52,12 @@ class DictShelf:
 
     def give(self, key, bundle):
         self.bundles[key] = bundle
+
+    def proceed(self, key):
+        self.proceeded.append(key)
+
+    def waive(self, key):
+        self.waived.append(key)
 
 
 def trial(name, values=None, **bench):
