@@ -11,10 +11,13 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray._private.ray_constants import DEFAULT_OBJECT_PREFIX
 
 POLICIES = ("append", "ring", "reservoir", "priority")
 STALLED = 30.0  # seconds without a sign of progress, after which nobody waits for a trial
@@ -54,6 +57,8 @@ class Counts:
     """Given up for others."""
     refusals: int = 0
     """Not kept."""
+    spilled: int = 0
+    """Bytes of the nodes' object stores that lie on disk, of whomever they are."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -239,7 +244,24 @@ class PoolKeeper:
 
     def counts(self) -> Counts:
         """What happened so far."""
+        self._counts.spilled = spilled_here()
         return self._counts
+
+
+def spilled_here() -> int:
+    """Bytes of this node's object store that Ray has spilled to disk and not deleted since.
+
+    The size of its files; Ray tells the figure itself only with packages that dfkd does without.
+    """
+    where = ray._private.worker._global_node._fallback_directory
+    if where is None:  # spilled to somewhere that is no file system
+        return 0
+    node = ray.get_runtime_context().get_node_id()
+    total = 0
+    for file in Path(where, f"{DEFAULT_OBJECT_PREFIX}_{node}").glob("*"):
+        with suppress(OSError):  # just deleted
+            total += file.stat().st_size
+    return total
 
 
 Keeper: Any = ray.remote(num_cpus=0, max_restarts=-1)(PoolKeeper)

@@ -178,24 +178,15 @@ def told(counts: Counts, mode: str) -> str:
     """What sharing was good for, in one line."""
     if not counts.hits and not counts.misses:
         return "shared synthesis: its keepers were lost, and every trial made its own"
-    done = f"{counts.hits} epochs taken instead of made"
-    if mode == "teacher":
-        done = f"{counts.hits} times a trial drew a shard of another's"
-    return (
-        f"shared synthesis: {done}; {counts.kept} kept ({counts.bytes / MIB:.1f} MiB), "
-        f"{counts.evictions} given up, {counts.refusals} refused; {spilled() / MIB:.1f} MiB of the "
-        "object store were spilled to disk"
-    )
-
-
-def spilled() -> int:
-    """Bytes that this cluster's object stores have written to disk so far."""
-    from ray._private.internal_api import node_stats
-
-    total = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            with suppress(Exception):  # a private function, for information only
-                stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
-                total += stats.store_stats.spilled_bytes_total
-    return total
+    parts = [
+        f"{counts.hits} shards drawn from other trials"
+        if mode == "teacher"
+        else f"{counts.hits} epochs taken instead of made",
+        f"{counts.kept} kept ({counts.bytes / MIB:.1f} MiB)",
+        f"{counts.evictions} given up",
+    ]
+    if counts.refusals:
+        parts.append(f"{counts.refusals} refused")
+    if counts.spilled:
+        parts.append(f"{counts.spilled / MIB:.1f} MiB of the object store on disk")
+    return "shared synthesis: " + ", ".join(parts)

@@ -21,6 +21,7 @@ from dfkd.orchestrator.runs import SWEEP, TEACHER, Run, find_runs
 from dfkd.orchestrator.schedulers import SCHEDULERS
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.search import SEARCHES
+from dfkd.orchestrator.shelves import keeps_pools
 from dfkd.orchestrator.specs import (
     Choices,
     MethodPlan,
@@ -161,6 +162,11 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         plans = plan_methods(task, choices)
     with gathering(found):
         _check_selection(task, request)
+    if plans and request.share_pools == "teacher" and not keeps_pools(plans):
+        found.append(
+            f"--share-pools teacher needs a method that keeps a pool, such as nayer; "
+            f"{', '.join(plans)} would share nothing"
+        )
     with gathering(found):
         teacher = planned_teacher(task, request.teacher)
     if teacher is not None:

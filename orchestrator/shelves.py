@@ -7,6 +7,7 @@ one shows that it is making the very same thing, which takes no longer than maki
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -74,6 +75,11 @@ class RayShelf:
         home = self._keepers.home_of(key)
         if home is not None:
             self._keepers.tell(home, what, key, *given)
+
+
+def keeps_pools(methods: Iterable[str]) -> bool:
+    """Whether any of these methods makes shards, which others may be taught from."""
+    return any(issubclass(load_method(name), Inversion) for name in methods)
 
 
 def can_share(sweep: SweepSpec) -> bool:

@@ -7,7 +7,9 @@ from small_tasks import plan
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator.requests import SweepRequest, resolve
-from dfkd.orchestrator.shelves import can_share, shelving
+from dfkd.orchestrator.shelves import can_share
+from dfkd.orchestrator.specs import sweep_from_definition
+from dfkd.orchestrator.sweeps import sharing
 
 pytest_plugins = ["small_task_fixtures"]
 
@@ -34,12 +36,42 @@ def test_one_method_that_shares_is_enough(stripes_file, dfkd_cache):
     assert can_share(plan(stripes_file, methods=("dafl", "fast")))
 
 
-@pytest.mark.parametrize(("sharing", "settings"), [("off", LESSONS), ("exact", {})])
-def test_nothing_is_started_where_nothing_is_shared(stripes_file, dfkd_cache, sharing, settings):
-    said = []
-    with shelving(plan(stripes_file, settings=settings), sharing, said.append) as actor:
-        assert actor is None
-    assert not said
+@pytest.mark.parametrize(
+    ("mode", "settings", "expected"),
+    [("off", LESSONS, None), ("exact", {}, None), ("exact", LESSONS, "exact")],
+)
+def test_keepers_are_started_only_where_something_is_shared(
+    stripes_file, dfkd_cache, mode, settings, expected
+):
+    spec = plan(stripes_file, settings=settings, share_pools=mode)
+    found = sharing(SweepRequest(task=stripes_file, share_pools=mode), spec)
+    assert (found and found.mode) == expected
+
+
+def test_the_pool_has_the_budget_and_policy_that_were_asked_for(stripes_file, dfkd_cache):
+    asked = {"share_pools": "teacher", "pool_budget": "2 MB", "pool_policy": "priority"}
+    found = sharing(SweepRequest(task=stripes_file, **asked), plan(stripes_file, **asked))
+    assert (found.mode, found.budget, found.policy) == ("teacher", 2_000_000, "priority")
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"pool_budget": "plenty"}, "--pool-budget must be an amount of memory.*'plenty'"),
+        ({"pool_budget": "0"}, "at least one byte"),
+        ({"pool_policy": "rign"}, "Did you mean 'ring'"),
+        ({"share_pools": "teacher", "methods": ("dafl",)}, "dafl would share nothing"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(stripes_file, dfkd_cache, asked, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        plan(stripes_file, **asked)
+
+
+def test_trials_that_are_taught_by_each_other_make_another_sweep(stripes_file, dfkd_cache):
+    one, two = (plan(stripes_file, share_pools=mode) for mode in ("exact", "teacher"))
+    assert one.fingerprint() != two.fingerprint()
+    assert sweep_from_definition(two.definition(), two.teacher).teacher_pools
 
 
 def test_sharing_is_no_part_of_what_a_sweep_is(stripes_file, dfkd_cache):

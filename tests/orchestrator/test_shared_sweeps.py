@@ -1,0 +1,137 @@
+"""Sweeps whose trials share synthesis, on a real Ray: the same numbers, made once."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from ray_sweeps import kill_one, write_task
+
+from dfkd.orchestrator.watching import Silent
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+EPOCHS = 5
+TRIALS = 3
+
+
+@pytest.fixture(scope="module")
+def own_ray(dfkd_cache):
+    """A Ray of two CPUs in this process."""
+    import ray
+
+    from dfkd.orchestrator.clusters import QUIET
+
+    os.environ.update(QUIET)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+class Listener(Silent):
+    """Keeps what is said, and kills the keeper after the third epoch if asked."""
+
+    def __init__(self, kills=False):
+        self.said = []
+        self.rows = 0
+        self.kills = kills
+
+    def say(self, text):
+        self.said.append(text)
+
+    def epoch_ended(self, spec, row):
+        self.rows += 1
+        if self.kills and self.rows == 3:
+            kill_one(os.getpid(), "ray::PoolKeeper")
+
+    @property
+    def taken(self):
+        """How many epochs were taken; None if that was not said."""
+        found = [re.search(r"(\d+) epochs taken instead of made", text) for text in self.said]
+        return next((int(match[1]) for match in found if match), None)
+
+
+@pytest.fixture(scope="module")
+def run(own_ray, tmp_path_factory):
+    """Run a sweep over the student's learning rate; returns its rows and who listened."""
+    from dfkd.orchestrator import sweep
+
+    folder = tmp_path_factory.mktemp("sharing")
+    task = write_task(folder, EPOCHS)
+
+    def run(sharing, *, kills=False, **options):
+        listener = Listener(kills)
+        result = sweep(
+            task,
+            share_pools=sharing,
+            watcher=listener,
+            **{
+                "trials": TRIALS,
+                "concurrent": 1,
+                "settings": {"adversarial_weight": 0.0},
+                **options,
+            },
+            scheduler="fifo",
+            search="random",
+            control=False,
+            storage=str(folder),
+            name=f"run{len(list(folder.iterdir()))}",
+        )
+        table = pq.read_table(f"{folder}/{result.run.name}/results.parquet").to_pylist()
+        clock = ("seconds", "began", "ended")
+        rows = [{k: v for k, v in row.items() if not k.startswith(clock)} for row in table]
+        return rows, listener
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def unshared(run):
+    """The rows of a sweep in which every trial makes its own."""
+    rows, listener = run("off")
+    assert listener.taken is None
+    assert len(rows) == TRIALS * EPOCHS
+    assert len({row["recipe.student_lr"] for row in rows}) == TRIALS
+    return rows
+
+
+def test_shared_synthesis_is_made_once_and_changes_no_number(run, unshared):
+    rows, listener = run("exact")
+    assert rows == unshared
+    assert listener.taken == (TRIALS - 1) * EPOCHS
+
+
+def test_losing_the_keeper_in_the_middle_costs_nothing_but_making_again(run, unshared):
+    rows, listener = run("exact", kills=True)
+    assert rows == unshared
+    assert 0 < listener.taken < (TRIALS - 1) * EPOCHS
+
+
+def test_trials_at_the_same_time_make_nothing_twice(run, unshared):
+    rows, listener = run("exact", concurrent=2)
+    key = lambda row: (row["trial"], row["epoch"])  # noqa: E731
+    assert sorted(rows, key=key) == sorted(unshared, key=key)
+    assert listener.taken == (TRIALS - 1) * EPOCHS
+
+
+def test_a_trial_whose_two_workers_take_everything_equals_the_one_that_made_it(run):
+    settings = {"adversarial_weight": 0.0, "student_lr": 0.05}  # nothing is left to search
+    rows, listener = run("exact", workers=2, cpus_per_worker=0.9, trials=2, settings=settings)
+    made, taken = ([{**r, "trial": ""} for r in rows if r["trial"] == t] for t in ("t000", "t001"))
+    assert made == taken
+    assert listener.taken == 2 * EPOCHS  # by each of its workers
+
+
+def test_trials_of_one_teacher_are_taught_from_each_others_shards(run):
+    rows, listener = run("teacher", settings={"drawn_share": 0.5})
+    by_trial = {trial: [r for r in rows if r["trial"] == trial] for trial in ("t000", "t002")}
+    first, last = (
+        [sum(r[what] for r in rows) for what in ("images_drawn", "images_made")]
+        for rows in by_trial.values()
+    )
+    assert first[0] == 0
+    assert last[0] > 0 and last[1] < first[1]
+    assert sum(last) >= 0.9 * sum(first)
+    assert any("drawn from other trials" in text for text in listener.said)
