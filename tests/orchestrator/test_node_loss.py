@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 
 import pytest
 from ray_sweeps import write_task
@@ -49,7 +51,8 @@ def two_nodes(dfkd_cache):
     head = {"num_cpus": 1, "_system_config": QUICK_TO_NOTICE, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     second = cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
+    workers = {"py_executable": shlex.quote(sys.executable)}  # Ray starts them by a shell command
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env=workers)
     yield lambda: cluster.remove_node(second, allow_graceful=False)
     ray.shutdown()
     cluster.shutdown()
@@ -75,3 +78,26 @@ def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes
     assert [record.outcome for record in result.records] == ["finished", "finished"]
     for record in result.records:
         assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.timeout(300)
+def test_the_shards_of_a_lost_node_are_gone_and_its_trial_goes_on(two_nodes, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    saboteur = Saboteur(two_nodes)
+    result = sweep(
+        write_task(tmp_path, EPOCHS, kd_steps=40),
+        trials=3,
+        share_pools="teacher",
+        scheduler="fifo",
+        control=False,
+        storage=str(tmp_path),
+        watcher=saboteur,
+    )
+    assert saboteur.end_node is None, "the node was never ended, so nothing was tested"
+    assert [record.outcome for record in result.records] == ["finished"] * 3
+    for record in result.records:
+        assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
+    drawn = [sum(row["images_drawn"] for row in record.rows) for record in result.records]
+    assert sum(drawn) > 0
+    assert any("drawn from other trials" in remark for remark in saboteur.remarks)
