@@ -56,10 +56,22 @@ app = typer.Typer(
     "search for the recipe that does it best. Start with: dfkd sweep digits --trials 8",
 )
 
+pool = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at the synthetic images that a sweep with --keep-pool left, and hand them on. For "
+    "example: dfkd pool ls mine, dfkd pool show mine, dfkd pool export mine --to images",
+)
+app.add_typer(pool, name="pool")
+
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="A task (see `dfkd tasks`) or a task's .yaml file.")
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A sweep (see `dfkd runs`).")]
+PoolArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A sweep, or a folder of .arrow files: a path, s3://."),
+]
 Storage = Annotated[str, typer.Option(help="Where run folders lie: a path, s3://, gs://.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs per trial; default: the task's.")]
@@ -215,12 +227,12 @@ def teacher(
     shift, flip. What is not set is as in the task.
     """
     from dfkd.orchestrator import rendering
-    from dfkd.orchestrator.progress import training_progress
+    from dfkd.orchestrator.progress import progress
     from dfkd.orchestrator.teaching import TeacherRequest, teach
 
     fields = {key: v for key, v in context.params.items() if key not in ("json", "set_")}
     request = TeacherRequest(**fields, settings=settings_in(set_))
-    with training_progress(out, f"{task} teacher", json) as on_progress:
+    with progress(out, f"{task} teacher", json) as on_progress:
         found = teach(request, on_progress)
     present(json, rendering.teacher(found), asdict(found))
 
@@ -284,6 +296,67 @@ def runs(storage: Storage = STORAGE, json: Json = False) -> None:
     folder = Folder.of(storage)
     found = [summary(run) for run in find_runs(folder)]
     present(json, rendering.runs(found, folder.uri), *found)
+
+
+@pool.command("ls")
+def list_pool(name: PoolArgument, storage: Storage = STORAGE, json: Json = False) -> None:
+    """List the files of a pool: where their images come from, and how many of each class.
+
+    For example: dfkd pool ls mine. Images are not read, so it is fast on large pools too. What
+    the files hold is described in docs/pool-format.md.
+    """
+    from dfkd.orchestrator import rendering
+    from dfkd.orchestrator.pool_files import survey
+    from dfkd.orchestrator.pools import find_pool
+
+    folder = find_pool(name, storage)
+    files = survey(folder)
+    present(json, rendering.pool(files, folder.uri), *rendering.pool_as_json(files))
+
+
+@pool.command("show")
+def show_pool(
+    name: PoolArgument,
+    to: Annotated[str, typer.Option(help="The .png file to write.")] = "pool.png",
+    per_class: Annotated[int, typer.Option(help="Images in a row, at most.")] = 10,
+    storage: Storage = STORAGE,
+) -> None:
+    """Draw some images of each class, one class a row, the same ones every time.
+
+    For example: dfkd pool show mine --to mine.png --per-class 20
+    """
+    from dfkd.orchestrator.contact_sheet import save_contact_sheet
+    from dfkd.orchestrator.pools import find_pool
+
+    where = save_contact_sheet(find_pool(name, storage), to, per_class)
+    out.print(f"wrote {where}", soft_wrap=True)
+
+
+@pool.command("export")
+def export_pool(
+    name: PoolArgument,
+    to: Annotated[str, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    format: Annotated[str, typer.Option(help="imagefolder or webdataset.")] = "imagefolder",
+    storage: Storage = STORAGE,
+) -> None:
+    """Write all images for other programs, as image files or as tar files.
+
+    imagefolder: DIR/CLASS/000000.png, as torchvision's ImageFolder reads them.
+
+    webdataset: DIR/000000.tar and so on, each image as 000000.png, .cls (its label), .json (where
+    it comes from).
+
+    For example: dfkd pool export mine --to images, or: dfkd pool export mine --to tars --format
+    webdataset
+    """
+    from dfkd.orchestrator.pool_export import export_pool as write
+    from dfkd.orchestrator.pools import find_pool
+    from dfkd.orchestrator.progress import progress
+
+    folder = find_pool(name, storage)
+    with progress(out, f"pool {name}", False, "exported") as on_progress:
+        found = write(folder, to, format, on_progress)
+    out.print(f"wrote {found.images:,} images to {found.folder}", soft_wrap=True)
 
 
 @app.command()

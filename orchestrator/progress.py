@@ -25,19 +25,19 @@ def sweep_watcher(console: Console, as_json: bool) -> Watcher:
 
 
 @contextmanager
-def training_progress(
-    console: Console, title: str, as_json: bool
+def progress(
+    console: Console, title: str, as_json: bool, did: str = "trained"
 ) -> Iterator[Callable[[int, int], None]]:
     """What to tell steps done and steps in all: a bar on a terminal, lines elsewhere.
 
-    With JSON it is silent: the result is one value.
+    In the lines `did` says what was done. With JSON it is silent: the result is one value.
     """
     from dfkd.search_spaces.teachers import every_quarter
 
     if as_json:
         yield lambda done, total: None
     elif not console.is_terminal:
-        yield every_quarter(title, lambda text: console.print(text, soft_wrap=True))
+        yield every_quarter(title, lambda text: console.print(text, soft_wrap=True), did)
     else:
         words = TextColumn("{task.description}", markup=False)
         columns = (words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

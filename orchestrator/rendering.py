@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -17,6 +18,7 @@ from dfkd.orchestrator.robustness import LAST
 
 if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
     from dfkd.orchestrator.evaluation import Evaluation
+    from dfkd.orchestrator.pool_files import Surveyed
     from dfkd.orchestrator.requests import SweepRequest
     from dfkd.orchestrator.runs import TrialRecord
     from dfkd.orchestrator.specs import SweepSpec
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
     from dfkd.orchestrator.teaching import TrainedTeacher
     from dfkd.search_spaces.task import Task
 
+MANY = 20  # classes: of more only the extremes are told
 ORACLE = (
     "selected by accuracy on real labels: an oracle that a user without data has not; the figure "
     "above is the best of many looks at the same test images"
@@ -183,6 +186,40 @@ def runs(found: Sequence[Mapping[str, Any]], storage: str) -> Iterator[Renderabl
         trials = f"{facts['ended']} of {facts['trials']}"
         table.add_row(facts["name"], facts["task"], facts["state"], trials, best)
     yield table
+
+
+def pool(files: Sequence[Surveyed], folder: str) -> Iterator[RenderableType]:
+    """The files of a pool, and how many images of each class they hold together."""
+    from dfkd.orchestrator.pools import balance
+
+    table = Table("file, begins with", "trial", "method", "epoch", "size", "images", "MB")
+    for file in files:
+        if file.about is None or file.shape is None:
+            table.add_row(Text(file.name, style="red"), "cannot be read")
+            continue
+        about, shape = file.about, file.shape
+        size = f"{shape.channels}x{shape.height}x{shape.width}"
+        told = (about.trial, about.method, str(about.epoch), size)
+        table.add_row(file.name[:12], *told, f"{file.images:,}", f"{file.bytes / 1e6:.2f}")
+    yield table
+    yield from (file.problem for file in files if file.problem)
+    counts = balance(files)
+    images, megabytes = sum(file.images for file in files), sum(file.bytes for file in files) / 1e6
+    yield f"{images:,} images in {len(files)} files, {megabytes:.2f} MB, in {folder}"
+    if 0 < len(counts) <= MANY:
+        yield "of each class: " + ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+    elif counts:
+        fewest, most = (choose(counts, key=counts.__getitem__) for choose in (min, max))
+        yield (
+            f"of each of {len(counts)} classes {images / len(counts):,.1f} on average, from "
+            f"{counts[fewest]:,} ({fewest}) to {counts[most]:,} ({most})"
+        )
+
+
+def pool_as_json(files: Sequence[Surveyed]) -> Iterator[dict[str, Any]]:
+    """The files of a pool as JSON values."""
+    for file in files:
+        yield {**asdict(file), "images": file.images}
 
 
 def methods() -> Iterator[RenderableType]:

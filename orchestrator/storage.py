@@ -73,6 +73,20 @@ class Folder:
         except NotADirectoryError:
             raise self._no_folder() from None
 
+    def open(self, name: str) -> Any:
+        """A file to read anywhere in, mapped into memory where it is on a local disk."""
+        filesystem, path = self._place
+        if self.local is not None:
+            return pyarrow.memory_map(f"{path}/{name}")
+        return filesystem.open_input_file(f"{path}/{name}")
+
+    def stream(self, name: str) -> Any:
+        """A file to write piece by piece; unlike `write` it may leave a part when interrupted."""
+        filesystem, path = self._place
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
+        return filesystem.open_output_stream(f"{path}/{name}")
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as JSON."""
         self.write(name, json.dumps(value, indent=1).encode())

@@ -228,7 +228,7 @@ def _require_finite(tensor: Tensor, learning_rate: float, where: str) -> None:
         )
 
 
-def every_quarter(title: str, say: Callable[[str], None]) -> Progress:
+def every_quarter(title: str, say: Callable[[str], None], did: str = "trained") -> Progress:
     """Turns steps into three sentences: at a quarter, at half, at three quarters."""
     began, told = time.monotonic(), 0
 
@@ -238,7 +238,7 @@ def every_quarter(title: str, say: Callable[[str], None]) -> Progress:
         if told < quarter < 4:
             told = quarter
             left = math.ceil((time.monotonic() - began) * (total - done) / done)
-            say(f"{title}: {25 * quarter} % trained, about {left} s to go")
+            say(f"{title}: {25 * quarter} % {did}, about {left} s to go")
 
     return on_progress
 

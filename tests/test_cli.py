@@ -6,22 +6,36 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 import typer
 import yaml
+from kept_pools import keep_pool, shard
+from PIL import Image
 from rich.console import Console
 from small_tasks import EPOCHS, STRIPES, contents, write_task
 from typer.testing import CliRunner
 
 from dfkd.cli import app
 from dfkd.methods import METHODS
+from dfkd.methods.memory import Shard
 from dfkd.methods.settings import describe
-from dfkd.orchestrator.progress import training_progress
+from dfkd.orchestrator.progress import progress
+from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.task import TeacherSpec, load_task
 
 pytest_plugins = ["small_task_fixtures"]
 pytestmark = pytest.mark.usefixtures("dfkd_cache", "no_ray")
 
-COMMANDS = sorted(typer.main.get_command(app).commands)
+
+def commands(group=None, above=""):
+    """Every command by name, those of a group as `pool ls`, and the groups themselves."""
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        yield above + name, command
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, f"{above}{name} ")
+
+
+COMMANDS = dict(sorted(commands()))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +93,9 @@ def works_alone(*arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["sweep", "--help"], ["tasks"], ["show", "digits"]], ids=" ".join
+    "arguments",
+    [["--help"], ["sweep", "--help"], ["pool", "ls", "--help"], ["tasks"], ["show", "digits"]],
+    ids=" ".join,
 )
 def test_what_is_light_imports_nothing_heavy(arguments):
     assert works_alone(*arguments)
@@ -91,13 +107,12 @@ def test_the_list_of_methods_imports_nothing_heavy():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
-    assert f"dfkd {command}" in told(command, "--help").replace("root ", "dfkd ")
+    assert f"dfkd {command}" in told(*command.split(), "--help").replace("root ", "dfkd ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_is(command):
-    parameters = typer.main.get_command(app).commands[command].params
-    options = [p for p in parameters if isinstance(p, click.Option)]
+    options = [p for p in COMMANDS[command].params if isinstance(p, click.Option)]
     assert all(option.help for option in options)
 
 
@@ -282,6 +297,96 @@ def test_an_interruption_is_exit_status_130_with_the_way_on(stripes_file, tmp_pa
     assert f"dfkd resume mine --storage {tmp_path}" in result.stderr
 
 
+# Pools
+
+
+@pytest.fixture
+def pools(tmp_path):
+    """A storage folder with the sweeps `kept`, which has a pool of two files, and `plain`."""
+    folder = Folder.of(str(tmp_path / "runs"))
+    for name in ("kept", "plain"):
+        folder.child(name).write_json("sweep.json", {})
+    keep_pool(folder.child("kept", "pools"), shard(), shard(1, 4))
+    return folder.uri
+
+
+def test_a_pools_files_are_listed_with_their_classes(pools):
+    shown = told("pool", "ls", "kept", "--storage", pools)
+    assert "13 images in 2 files" in shown
+    assert "top: 5, middle: 4, bottom/low: 4" in shown
+    rows = [line.split("│")[2:7] for line in shown.splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells == [["t000", "nayer", str(e), "1x6x6", n] for e, n in ((1, "9"), (2, "4"))]
+
+
+def test_of_many_classes_the_extremes_are_told(tmp_path):
+    classes = tuple(f"class{number}" for number in range(30))
+    one = Shard(torch.zeros(33, 1, 2, 2, dtype=torch.uint8), torch.arange(33).clamp(max=29))
+    keep_pool(Folder.of(str(tmp_path)), one, classes=classes)
+    shown = told("pool", "ls", tmp_path)
+    assert "each of 30 classes 1.1 on average, from 1 (class0) to 4 (class29)" in shown
+
+
+def test_a_damaged_file_is_listed_with_the_others(pools):
+    folder = Folder.of(pools).child("kept", "pools")
+    folder.write("bad.arrow", b"bad")
+    shown = told("pool", "ls", "kept", "--storage", pools)
+    assert "bad.arrow is damaged" in shown
+    assert "13 images in 3 files" in shown
+
+
+def test_a_pools_files_can_be_had_as_json(pools):
+    facts = as_json(told("pool", "ls", "kept", "--storage", pools, "--json"))
+    assert [(f["images"], f["per_class"], f["about"]["epoch"]) for f in facts] == [
+        (9, [3, 3, 3], 1),
+        (4, [2, 1, 1], 2),
+    ]
+
+
+def test_a_pool_is_drawn(pools, tmp_path):
+    to = tmp_path / "kept.png"
+    shown = told("pool", "show", "kept", "--storage", pools, "--to", to, "--per-class", 3)
+    assert str(to) in shown
+    with Image.open(to) as image:
+        assert image.height > 3 * 32
+
+
+@pytest.mark.parametrize(
+    ("options", "file"), [([], "bottom_low/000002.png"), (["--format", "webdataset"], "000000.tar")]
+)
+def test_a_pool_is_exported(pools, tmp_path, options, file):
+    shown = told("pool", "export", "kept", "--storage", pools, "--to", tmp_path / "to", *options)
+    assert f"wrote 13 images to {tmp_path / 'to'}" in shown
+    assert "pool kept: 50 % exported" in shown
+    assert (tmp_path / "to" / file).is_file()
+
+
+@pytest.mark.parametrize("verb", ["ls", "show", "export --to new"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kpet", "no sweep 'kpet'. Did you mean 'kept'?"),
+        ("plain", "sweep plain kept no pool; a sweep run with --keep-pool keeps one"),
+    ],
+)
+def test_what_has_no_pool_is_shown(pools, monkeypatch, tmp_path, verb, name, words):
+    monkeypatch.chdir(tmp_path)
+    command, *options = verb.split()
+    assert words in complaint("pool", command, name, *options, "--storage", pools)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pool_is_not_exported_to_a_folder_with_something_in_it(pools, tmp_path):
+    said = complaint("pool", "export", "kept", "--storage", pools, "--to", tmp_path)
+    assert f"{tmp_path} is not empty; choose another folder with --to" in said
+
+
+def test_every_command_for_pools_has_an_example():
+    verbs = [name for name in COMMANDS if name.startswith("pool ")]
+    assert verbs == ["pool export", "pool ls", "pool show"]
+    assert all(f"example: dfkd {verb} mine" in told(*verb.split(), "--help") for verb in verbs)
+
+
 # Training a teacher
 
 
@@ -325,7 +430,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(stripes_file, tmp_
 
 def test_progress_is_drawn_on_a_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with training_progress(console, "[digits] teacher", as_json=False) as on_progress:
+    with progress(console, "[digits] teacher", as_json=False) as on_progress:
         on_progress(20, 40)
         on_progress(40, 40)
     assert "[digits] teacher" in console.file.getvalue()

@@ -18,6 +18,7 @@ HOMES = {  # where a package may be imported; everywhere else it may not
 }
 
 MAX_FILE_LINES = 400
+LONGER = {"cli.py": 500}  # the whole command line is in one file, where a user looks for it
 MAX_FUNCTION_LINES = 60  # without the docstring
 MAX_ARGUMENTS = 6  # without self and cls; a command line's options are not counted at all
 
@@ -111,7 +112,8 @@ def test_every_public_module_says_what_it_is(path):
 @each_source
 def test_files_are_short(path):
     lines = len(path.read_text().splitlines())
-    assert lines <= MAX_FILE_LINES, f"{lines} lines"
+    most = LONGER.get(path.relative_to(ROOT).as_posix(), MAX_FILE_LINES)
+    assert lines <= most, f"{lines} lines"
 
 
 def functions_in(path: Path) -> list[Function]:

@@ -75,6 +75,31 @@ def test_a_value_survives_being_json(folder, value):
     assert folder.read_json("file.json") == value
 
 
+def test_a_file_can_be_read_anywhere_in(folder):
+    folder.write("file", b"0123456789")
+    with folder.open("file") as file:
+        file.seek(4)
+        assert (file.read(3), file.size()) == (b"456", 10)
+
+
+def test_opening_a_file_that_is_missing_says_so(folder):
+    with pytest.raises(FileNotFoundError):
+        folder.open("file")
+
+
+def test_a_local_file_that_is_open_is_mapped_into_memory(tmp_path):
+    folder = Folder.of(str(tmp_path))
+    folder.write("file", b"0123456789")
+    assert isinstance(folder.open("file"), pyarrow.MemoryMappedFile)
+
+
+def test_a_file_can_be_written_piece_by_piece(folder):
+    with folder.child("new").stream("file") as file:
+        for piece in (b"one ", b"", b"two"):
+            file.write(piece)
+    assert folder.child("new").read("file") == b"one two"
+
+
 def test_json_that_is_missing_reads_as_nothing(folder):
     assert folder.read_json("file.json") is None
 
