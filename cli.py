@@ -94,6 +94,15 @@ Concurrent = Annotated[int | None, typer.Option(help="Trials at once; default: a
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
 ]
+KeepPool = Annotated[
+    bool, typer.Option("--keep-pool", help="Keep the synthetic images: see `dfkd pool --help`.")
+]
+FromPool = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Learn from a kept pool too: a sweep's name, or a folder or URI."
+    ),
+]
 ExportDir = Annotated[str | None, typer.Option(help="Copy the student here too.")]
 GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
 
@@ -130,8 +139,24 @@ def sweep(
     search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
     select: Select = "fidelity",
     share_pools: Annotated[
-        str, typer.Option(help="exact: make once what trials have in common, off. Same results.")
+        str,
+        typer.Option(
+            help="exact: what several trials would make alike is made once, with the same results. "
+            "teacher: trials also learn from each other's images, and make fewer. off."
+        ),
     ] = "exact",
+    pool_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for shared images per node, as 2GiB; default: 30 % of Ray's.",
+        ),
+    ] = None,
+    pool_policy: Annotated[
+        str, typer.Option(help="Who leaves a full pool: ring, append, reservoir, priority.")
+    ] = "ring",
+    keep_pool: KeepPool = False,
+    from_pool: FromPool = None,
     set_: Settings = None,
     teacher: Teacher = None,
     student: Student = None,
@@ -167,6 +192,8 @@ def distill(
     gpus_per_worker: GpusPerWorker = 0.0,
     cpus_per_worker: CpusPerWorker = 1.0,
     select: Select = "fidelity",
+    keep_pool: KeepPool = False,
+    from_pool: FromPool = None,
     set_: Settings = None,
     teacher: Teacher = None,
     student: Student = None,

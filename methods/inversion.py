@@ -168,8 +168,9 @@ class Inversion(ABC):
         return pool
 
     def probes(self, count: int, rng: torch.Generator) -> Tensor:
-        """Images that were held out; of those it was taught from only if none were."""
-        if len(self.aside):
+        """Images that were held out. If none were, of those that this student alone was taught."""
+        shared = self.bench.commons.others_add or self.ration.drawn
+        if len(self.aside) or shared:
             return self.aside.images[:count]
         return quantized(self.source.sample(count, rng).images)
 

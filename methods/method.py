@@ -90,7 +90,7 @@ class Method(Protocol):
         ...
 
     def probes(self, count: int, rng: torch.Generator) -> Tensor:
-        """Up to `count` images uint8 [M, channels, H, W] that no student was taught from."""
+        """Up to `count` images uint8 [M, channels, H, W] that no other student was taught from."""
         ...
 
     def state(self) -> dict[str, Any]:

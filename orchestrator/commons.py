@@ -4,15 +4,22 @@ that was kept on storage, a pool to keep (dfkd.methods.commons.Commons).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import ray
 import torch.utils.dlpack
 
+from dfkd.methods.commons import Commons, NoCommons
+from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import Shard
 from dfkd.methods.shelf import digest
+from dfkd.methods.team import Team
 from dfkd.orchestrator.keepers import ShardFacts
+from dfkd.orchestrator.pool_files import SUFFIX, Provenance, keep, read
 from dfkd.orchestrator.pool_service import PATIENCE, Keepers
+from dfkd.orchestrator.storage import Folder
 
 Size = tuple[int, int]
 
@@ -54,3 +61,78 @@ class OthersShards:
                     loss=loss,
                 )
                 self._keepers.tell(home, "add", facts, images.numpy(), labels.numpy())
+
+
+class KeptShards(NoCommons):
+    """The shards of a pool on storage, in the order of its files' names, dealt out to the workers.
+
+    The order is the same for every trial and after a resume. Raises ConfigError where a file has
+    been damaged meanwhile: to go on without it would give other numbers than the same sweep gave.
+    """
+
+    def __init__(self, folder: Folder, team: Team) -> None:
+        self._folder = folder
+        self._team = team
+        self._left: Iterator[Shard] | None = None
+
+    def draw(self, images: int, sizes: Collection[Size], drawn: int) -> list[Shard]:
+        if self._left is None:
+            mine = islice(self._all(sizes), self._team.rank, None, self._team.size)
+            self._left = islice(mine, drawn, None)
+        found: list[Shard] = []
+        while images > 0 and (shard := next(self._left, None)) is not None:
+            found.append(shard)
+            images -= len(shard.images)
+        return found
+
+    def _all(self, sizes: Collection[Size]) -> Iterator[Shard]:
+        for name in self._folder.files():
+            if name.endswith(SUFFIX):
+                shards = read(self._folder, name).shards
+                yield from (s for s in shards if tuple(s.images.shape[2:]) in sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepingShards:
+    """Writes what its worker makes to storage too."""
+
+    commons: Commons
+    folder: Folder
+    about: Provenance
+
+    @property
+    def others_add(self) -> bool:
+        return self.commons.others_add
+
+    def draw(self, images: int, sizes: Collection[Size], drawn: int) -> list[Shard]:
+        return self.commons.draw(images, sizes, drawn)
+
+    def add(self, shards: Sequence[Shard], losses: Sequence[float], epoch: int) -> None:
+        self.commons.add(shards, losses, epoch)
+        try:
+            keep(self.folder, shards, losses, replace(self.about, epoch=epoch))
+        except OSError as error:
+            raise TrialFailed(
+                f"the pool in {self.folder.uri} cannot be written: {error.strerror or error}; make "
+                "room, or run without --keep-pool"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Draws from the first as long as that has something, then from the second; adds to that."""
+
+    first: Commons
+    second: Commons
+
+    @property
+    def others_add(self) -> bool:
+        return self.second.others_add
+
+    def draw(self, images: int, sizes: Collection[Size], drawn: int) -> list[Shard]:
+        found = self.first.draw(images, sizes, drawn)
+        missing = images - sum(len(shard.images) for shard in found)
+        return found + (self.second.draw(missing, sizes, drawn) if missing > 0 else [])
+
+    def add(self, shards: Sequence[Shard], losses: Sequence[float], epoch: int) -> None:
+        self.second.add(shards, losses, epoch)

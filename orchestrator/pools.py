@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError, unknown
+from dfkd.methods.shape import ImageShape
 from dfkd.orchestrator.pool_files import POOLS, SUFFIX, Provenance, Surveyed, read, survey
 from dfkd.orchestrator.runs import SWEEP, find_runs
 from dfkd.orchestrator.storage import Folder
@@ -71,6 +72,35 @@ def survey_whole(folder: Folder) -> list[Surveyed]:
     if problems:
         raise ConfigError(*problems)
     return files
+
+
+def require_drawable(folder: Folder, shape: ImageShape, teacher: str) -> int:
+    """How many images of a kept pool trials of this teacher can be taught from.
+
+    Raises ConfigError if it was made from another teacher, by its fingerprint, or if no image has
+    the task's channels and a size up to the task's.
+    """
+    files = survey_whole(folder)
+    for file in files:
+        if file.about is not None and file.about.teacher != teacher:
+            raise ConfigError(
+                f"the pool in {folder.uri} was made from another teacher of {file.about.task} "
+                f"({file.about.teacher}, here {teacher}); its images say nothing about this one"
+            )
+    images = sum(file.images for file in files if file.shape and _fits(file.shape, shape))
+    if not images:
+        shapes = sorted({str(file.shape) for file in files})
+        raise ConfigError(f"no image in {folder.uri} fits {shape}: it holds {', '.join(shapes)}")
+    return images
+
+
+def _told(shape: ImageShape) -> str:
+    return f"{shape.channels}x{shape.height}x{shape.width}"
+
+
+def _fits(image: ImageShape, task: ImageShape) -> bool:
+    smaller = image.height <= task.height and image.width <= task.width
+    return image.channels == task.channels and smaller
 
 
 def classes_of(files: Sequence[Surveyed]) -> tuple[str, ...]:

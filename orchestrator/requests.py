@@ -16,6 +16,7 @@ from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.keepers import POLICIES
+from dfkd.orchestrator.pools import find_pool, require_drawable
 from dfkd.orchestrator.quantities import parse_bytes
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run, find_runs
 from dfkd.orchestrator.schedulers import SCHEDULERS
@@ -140,7 +141,12 @@ def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
     Raises ConfigError with all problems, found before any training.
     """
     spec = plan_sweep(request)
-    return replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
+    spec = replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
+    if spec.from_pool is not None:
+        where = Folder(spec.from_pool)
+        images = require_drawable(where, spec.task.shape, spec.teacher.fingerprint)
+        say(f"trials draw from the {images:,} images in {spec.from_pool}")
+    return spec
 
 
 def plan_sweep(request: SweepRequest) -> SweepSpec:
@@ -167,6 +173,10 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
             f"--share-pools teacher needs a method that keeps a pool, such as nayer; "
             f"{', '.join(plans)} would share nothing"
         )
+    pool = None
+    with gathering(found):
+        if request.from_pool is not None:
+            pool = find_pool(request.from_pool, request.storage).uri
     with gathering(found):
         teacher = planned_teacher(task, request.teacher)
     if teacher is not None:
@@ -187,6 +197,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         control=request.control,
         data=_absolute(request.data),
         teacher_pools=request.share_pools == "teacher",
+        from_pool=pool,
     )
     _rehearse(spec)
     return spec

@@ -8,6 +8,7 @@
                  trials/<id>/          recipe.json, checkpoint.pt, history.json,
                                        student.safetensors (the best epoch's), result.json,
                                        probes.safetensors (images put aside for the jury)
+                 pools/                shards as Arrow files, if they are kept (pool_files.py)
                  best/                 the exported student
 """
 

@@ -17,6 +17,7 @@ from dfkd.methods.jury import Verdict
 from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
 from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, export_best
+from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.places import Here, OnWorkers, Place
 from dfkd.orchestrator.pool_service import PoolPlan, pool_service
 from dfkd.orchestrator.requests import (
@@ -160,7 +161,9 @@ def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: 
     equip(ledger.run, spec, place, watcher.say)
     reason = None
     try:
-        run_trial(trial, ledger.run.surroundings(), folder, device=device, on_epoch=enter)
+        around = ledger.run.surroundings()
+        links = connect(ledger.run, trial, around, None, None)
+        run_trial(trial, around, folder, device=device, links=links, on_epoch=enter)
     except TrialFailed as error:
         reason = str(error)
     watcher.trial_ended(ledger.end(trial.id, reason))

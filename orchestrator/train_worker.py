@@ -41,13 +41,9 @@ def worker(config: dict[str, Any]) -> None:
     team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
     run = Run(Folder(config["run"]))
     try:
-        trial = Trial(
-            run.trial_spec(config["id"]),
-            run.surroundings(),
-            run.trial_folder(config["id"]),
-            device=device,
-            links=connect(config["id"], config["pools"], team),
-        )
+        spec, around = run.trial_spec(config["id"]), run.surroundings()
+        links = connect(run, spec, around, config["pools"], team)
+        trial = Trial(spec, around, run.trial_folder(spec.id), device=device, links=links)
         if trial.finished:
             train.report(report(trial.history[-1], done=True))
         while not trial.finished:

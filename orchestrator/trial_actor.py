@@ -60,12 +60,11 @@ class TrialActor(tune.Trainable):
         id = config["id"]
         self._trial: Trial | DfkdError
         try:
+            spec = self._run.trial_spec(id)
+            links = connect(self._run, spec, self._surroundings, config["pools"], None)
+            folder = self._run.trial_folder(id)
             self._trial = Trial(
-                self._run.trial_spec(id),
-                self._surroundings,
-                self._run.trial_folder(id),
-                device=device(config),
-                links=connect(id, config["pools"]),
+                spec, self._surroundings, folder, device=device(config), links=links
             )
         except DfkdError as error:
             self._trial = error

@@ -256,10 +256,11 @@ class Trial:
         return dict(zip(names, self.team.total(figures).tolist(), strict=True))
 
     def _put_probes_aside(self) -> None:
-        """Write images that no student was taught from, for others' students to be judged on."""
+        """Write images that no other student was taught from, for these to be judged on."""
         if self.folder is not None and self.team.rank == 0:
             images = self.method.probes(PROBES, stream(self.device, self.spec.seed, "probes"))
-            self._write(PROBE_FILE, pools_to_bytes([ProbePool(self.spec.id, images)]))
+            if len(images):
+                self._write(PROBE_FILE, pools_to_bytes([ProbePool(self.spec.id, images)]))
 
     def _keep_best(self) -> None:
         self._best_weights = {
@@ -326,6 +327,7 @@ def run_trial(
     folder: Folder | None = None,
     *,
     device: torch.device | str = "cpu",
+    links: Links | None = None,
     on_epoch: Callable[[Row], None] = lambda row: None,
 ) -> TrialResult:
     """Run one trial to its end in this process; resumes if `folder` holds a checkpoint of it.
@@ -333,7 +335,7 @@ def run_trial(
     `on_epoch` is told each epoch's row as it is measured. Raises TrialFailed when the trial cannot
     go on; whatever ends it early, the last checkpoint stays.
     """
-    trial = Trial(spec, surroundings, folder, device=device)
+    trial = Trial(spec, surroundings, folder, device=device, links=links)
     while not trial.finished:
         on_epoch(trial.step())
     return trial.result()

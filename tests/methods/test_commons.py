@@ -40,6 +40,13 @@ def test_without_holding_out_probes_are_of_what_was_taught():
     assert pictures(probes) <= pictures(started.method.pool.images)
 
 
+@pytest.mark.parametrize("others_add", [True, False])
+def test_what_others_may_have_been_taught_is_no_probe(others_add):
+    started = trial({"held_out": 0.0, "drawn_share": 1.0}, commons=Table(others_add=others_add))
+    started.run(range(1))
+    assert len(started.method.probes(5, torch.Generator())) == 0
+
+
 def test_no_more_is_kept_aside_than_a_jury_looks_at():
     started = trial({"held_out": 0.5, "batch_size": 90, "pool_capacity": 10})
     started.run(range(4))
