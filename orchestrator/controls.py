@@ -94,7 +94,8 @@ def _recipe(task: Task, teacher: TeacherWeights, name: str) -> dict[str, Any]:
         recipe["bn_weight"] = 0.0
     settings: Any = build(method.settings_class, recipe, f"control pool {name}")
     rounds = -(-PROBES // settings.batch_size) + EXTRA_ROUNDS[name]
-    return {**recipe, "warmup": 1, "warmup_rounds": rounds, "pool_capacity": 0}
+    whole = {"warmup": 1, "warmup_rounds": rounds, "pool_capacity": 0, "held_out": 0.0}
+    return {**recipe, **whole}
 
 
 def _cached(task: Task, teacher: TeacherWeights) -> Path:

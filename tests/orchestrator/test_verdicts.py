@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_tasks import EPOCHS
 
-from dfkd.methods.jury import ProbePool, Verdict
+from dfkd.methods.jury import PROBES, ProbePool, Verdict
 from dfkd.orchestrator import controls
 from dfkd.orchestrator.controls import EXTRA_ROUNDS, equip, make_controls
 from dfkd.orchestrator.places import Here
-from dfkd.orchestrator.probes import PROBES, pools_from_bytes, pools_to_bytes
+from dfkd.orchestrator.probes import pools_from_bytes, pools_to_bytes
 from dfkd.orchestrator.runs import CONTROLS, Run, TrialRecord
 from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.storage import Folder
