@@ -246,8 +246,12 @@ class Inversion(ABC):
             made = None if bundle is None else self.unpack(bundle, rng)
         if made is None:
             self.promised, self.looks = key, bench.student.looks
-            with bench.clock("synthesis"):
-                made = self.make(rounds, learning=learning, rng=rng)
+            try:
+                with bench.clock("synthesis"):
+                    made = self.make(rounds, learning=learning, rng=rng)
+            except TrialFailed:
+                shelf.waive(key)
+                raise
             self.proceed()
             key, self.promised = self.promised, ""
             if key and shelf.open:

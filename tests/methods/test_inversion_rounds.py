@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from pixels import Pixels, trial
+from shelves import DictShelf
 from workbenches import rng, tiny_teacher
 
 from dfkd.methods.errors import TrialFailed
@@ -159,6 +160,13 @@ def test_a_round_that_goes_wrong_starts_a_new_average():
 def test_a_teacher_that_never_gives_a_finite_loss_fails_the_trial_with_advice():
     with pytest.raises(TrialFailed, match=r"not finite in 3 rounds.*try a bn_weight below 1"):
         moody(*BAD * ATTEMPTS).synthesize(adversarial=False, rng=rng())
+
+
+def test_a_trial_that_fails_lets_nobody_wait_for_it():
+    shelf = DictShelf()
+    with pytest.raises(TrialFailed):
+        trial(teacher=Moody(BAD * ATTEMPTS), shelf=shelf).run(range(1))
+    assert shelf.waived == shelf.asked and len(shelf.asked) == 1
 
 
 def test_a_teacher_that_recovers_in_the_last_attempt_does_not_fail_the_trial():
