@@ -50,6 +50,7 @@ def summary(run: Run) -> dict[str, Any]:
         "score": max(scores, default=None),
         "select": facts["definition"]["select"],
         "folder": run.folder.uri,
+        "shared": facts.get("shared"),
         "per_trial": [figures(record) for record in everyone],
     }
 
@@ -90,6 +91,7 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "robustness": as_json(result.best.robustness),
         "noise_control_robustness": as_json(result.control.robustness if result.control else None),
         "selected_by": result.select,
+        "shared": result.run.facts().get("shared"),
         "failed": {record.spec.id: record.reason for record in result.failed},
         "exported": result.exported.uri,
         "seconds": result.seconds,

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -157,19 +157,15 @@ class PoolService:
 
 
 @contextmanager
-def pool_service(plan: PoolPlan | None, say: Callable[[str], None]) -> Iterator[Address | None]:
-    """The keepers of a sweep for the time of the block; says at the end what they were good for.
-
-    None, and nothing is started, if there is nothing to share.
-    """
+def pool_service(plan: PoolPlan | None) -> Iterator[PoolService | None]:
+    """The keepers of a sweep for the time of the block; none if there is nothing to share."""
     if plan is None:
         yield None
         return
     service = PoolService(plan)
     try:
         service.start()
-        yield service.address
-        say(told(service.counts(), plan.mode))
+        yield service
     finally:
         service.stop()
 

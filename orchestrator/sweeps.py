@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, export_best
 from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.places import Here, OnWorkers, Place
-from dfkd.orchestrator.pool_service import PoolPlan, pool_service
+from dfkd.orchestrator.pool_service import PoolPlan, pool_service, told
 from dfkd.orchestrator.requests import (
     SweepRequest,
     choose_run,
@@ -127,8 +127,14 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
-        with pool_service(sharing(request, spec), watcher.say) as pools:
+        plan = sharing(request, spec)
+        with pool_service(plan) as service:
+            pools = service.address if service else None
             run_trials(spec, ledger, watcher, request, concurrent=at_once, pools=pools)
+            if plan and service:
+                counts = service.counts()
+                watcher.say(told(counts, plan.mode))
+                ledger.run.note(shared=asdict(counts))
         _call_the_jury(spec, ledger, place)
 
 

@@ -15,8 +15,14 @@ from ray_sweeps import descendants, wait_until
 from dfkd.methods.memory import Shard
 from dfkd.methods.shelf import Bundle
 from dfkd.orchestrator.commons import OthersShards
-from dfkd.orchestrator.links import connect
-from dfkd.orchestrator.pool_service import Address, Keepers, PoolPlan, PoolService, pool_service
+from dfkd.orchestrator.pool_service import (
+    Address,
+    Keepers,
+    PoolPlan,
+    PoolService,
+    pool_service,
+    told,
+)
 from dfkd.orchestrator.shelves import RayShelf
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -179,15 +185,12 @@ def test_a_keeper_that_does_not_answer_is_asked_once(own_ray, monkeypatch):
 
 
 def test_keepers_end_with_their_sweep(own_ray):
-    said = []
-    with pool_service(PoolPlan(mode="teacher"), said.append) as address:
-        links = connect("t000", address)
-        assert links.commons.others_add and not links.shelf.open
-        links.commons.add([shard(1)], [0.0], epoch=0)
-        assert Keepers(address).nodes()
-        connect("t001", address).commons.draw(1, [(10, 10)], 0)
-    assert "shared synthesis" in said[0]
-    wait_until(lambda: not Keepers(address).nodes(), timeout=30)
+    with pool_service(PoolPlan(mode="teacher")) as service:
+        commons(service, "one").add([shard(1)], [0.0], epoch=0)
+        wait_until(lambda: service.counts().kept == 1)
+        commons(service, "two").draw(1, [(10, 10)], 0)
+        assert told(service.counts(), "teacher").startswith("shared synthesis: 1 shards drawn")
+    wait_until(lambda: not Keepers(service.address).nodes(), timeout=30)
 
 
 def test_a_pool_larger_than_the_object_store_spills_and_goes_on(tmp_path):

@@ -79,6 +79,7 @@ def run(own_ray, tmp_path_factory):
             storage=str(folder),
             name=f"run{len(list(folder.iterdir()))}",
         )
+        listener.result = result
         table = pq.read_table(f"{folder}/{result.run.name}/results.parquet").to_pylist()
         clock = ("seconds", "began", "ended")
         rows = [{k: v for k, v in row.items() if not k.startswith(clock)} for row in table]
@@ -135,3 +136,4 @@ def test_trials_of_one_teacher_are_taught_from_each_others_shards(run):
     assert last[0] > 0 and last[1] < first[1]
     assert sum(last) >= 0.9 * sum(first)
     assert any("drawn from other trials" in text for text in listener.said)
+    assert listener.result.run.facts()["shared"]["hits"] > 0
