@@ -1,32 +1,36 @@
-"""What sharing synthesis saves: sweeps over the student's settings, `exact` against `off`.
+"""What sharing synthesis saves: sweeps of digits with `exact` and `teacher` against `off`.
 
-    python benchmarks/sharing.py             16 trials of NAYER and of DeepInversion, each both ways
-    python benchmarks/sharing.py --trials 3 --epochs 4 --warmup 2 --concurrent 1    does it run?
+    python benchmarks/sharing.py                   both parts, about half an hour on four idle cores
+    python benchmarks/sharing.py --part teacher    one of them, about ten minutes
+    python benchmarks/sharing.py --trials 3 --epochs 5 --warmup 2 --concurrent 1 --seeds 1
+                                                   does it run?
 
-NAYER has its paper's proportions (a warm-up of 20 epochs of 10 rounds, then 2 rounds per epoch), in
-120 epochs instead of 400, on digits; DeepInversion never asks the student, so all of it is shared.
-Prints Markdown. The saving that is possible: of the trials that differ in nothing that synthesis
-reads, all but one need not make it. Close everything else: on busy cores the times mean nothing.
+exact: 16 trials of NAYER and of DeepInversion over the student's settings, each both ways. NAYER
+has its paper's proportions (a warm-up of 20 epochs of 10 rounds, then 2 rounds per epoch), in 120
+epochs instead of 400; DeepInversion never asks the student, so all of it is shared. The saving that
+is possible: of the trials that differ in nothing that synthesis reads, all but one need not make
+it. Trials at the same time wait for the one that makes what all of them need, and compute nothing
+meanwhile: what is saved is told with and without that.
+
+teacher: NAYER as the task has it, random search over all of its settings, several seeds, each both
+ways: see teacher_pools.py.
+
+Prints Markdown. Close everything else: on busy cores the times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
 from provenance import commit, machine
+from swept import Swept, sweep
+from teacher_pools import compare
 
-DFKD = [sys.executable, "-m", "dfkd.cli"]
 SEARCHED = ("student_lr", "temperature")
-CLOCK = ("seconds", "began", "ended")
 RECIPES: dict[str, dict[str, Any]] = {  # what a sweep of digits would search besides, fixed
     "nayer": {
         "warmup_rounds": 10,
@@ -41,77 +45,62 @@ RECIPES: dict[str, dict[str, Any]] = {  # what a sweep of digits would search be
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """One sweep."""
-
-    rows: list[dict[str, Any]]
-    """One per trial and epoch."""
-    best: dict[str, Any]
-    seconds: float
-    told: str
-    """What it said of sharing."""
-
-    def total(self, *activities: str, before: int | None = None) -> float:
-        """Seconds of these activities over all trials, in the epochs up to `before`."""
-        rows = [row for row in self.rows if before is None or row["epoch"] <= before]
-        return sum(row.get(f"seconds_{what}") or 0.0 for row in rows for what in activities)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows without what the clock says, by trial and epoch."""
-        rows = sorted(self.rows, key=lambda row: (row["trial"], row["epoch"]))
-        return [{k: v for k, v in row.items() if not k.startswith(CLOCK)} for row in rows]
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("exact", "teacher"), help="without it, both")
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=120)
-    parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--epochs", type=int, help="without it, 120 for exact, 30 for teacher")
+    parser.add_argument("--warmup", type=int, default=20, help="of exact")
     parser.add_argument("--concurrent", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3, help="of teacher")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dfkd-bench-") as folder:
         os.environ.setdefault("DFKD_CACHE", f"{folder}/cache")
         os.environ["RAY_AUTH_MODE"] = "disabled"
         print(f"{machine()}, commit {commit()}; {vars(options)}\n")
-        for method in RECIPES:
-            off, exact = (run(folder, method, way, options) for way in ("off", "exact"))
-            report(method, off, exact, options)
+        if options.part != "teacher":
+            for method in RECIPES:
+                off, exact = (run(folder, method, way, options) for way in ("off", "exact"))
+                report(method, off, exact, options)
+        if options.part != "exact":
+            compare(folder, options)
 
 
 def run(folder: str, method: str, sharing: str, options: argparse.Namespace) -> Swept:
-    """One sweep, in a process of its own."""
-    name = f"{method}-{sharing}"
-    command = [*DFKD, "sweep", "digits", "--storage", folder, "--name", name, "--json"]
-    command += ["--method", method, "--share-pools", sharing, "--no-control"]
-    command += ["--scheduler", "fifo", "--search", "random", "--epochs", str(options.epochs)]
-    command += ["--trials", str(options.trials), "--concurrent", str(options.concurrent)]
-    for key, value in {**RECIPES[method], "warmup": options.warmup}.items():
-        command += ["--set", f"{key}={value}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    told = [e["text"] for e in events if e["event"] == "remark" and "shared" in e["text"]]
-    rows = pq.read_table(f"{folder}/{name}/results.parquet").to_pylist()
-    return Swept(rows, events[-1], events[-1]["seconds"], " ".join(told))
+    """One sweep over the student's settings."""
+    fixed = {**RECIPES[method], "warmup": options.warmup}
+    settings = [word for key, value in fixed.items() for word in ("--set", f"{key}={value}")]
+    plan = {
+        "method": method,
+        "share-pools": sharing,
+        "epochs": options.epochs or 120,
+        "trials": options.trials,
+        "concurrent": options.concurrent,
+    }
+    return sweep(folder, f"{method}-{sharing}", plan, *settings)
 
 
 def report(method: str, off: Swept, exact: Swept, options: argparse.Namespace) -> None:
     """A table of both sweeps, and what was saved of what could be."""
     common = None if method == "deepinversion" else options.warmup
+    epochs = options.epochs or 120
     redundant = off.total("synthesis", before=common) * (1 - 1 / options.trials)
-    saved = off.total("synthesis", "waiting") - exact.total("synthesis", "waiting")
-    print(f"{method}, {options.trials} trials of {options.epochs} epochs over {SEARCHED}\n")
+    saved = off.total("synthesis") - exact.total("synthesis")
+    waited = exact.total("waiting") - off.total("waiting")
+    print(f"{method}, {options.trials} trials of {epochs} epochs over {SEARCHED}\n")
     columns = ("synthesis", "waiting", "distillation", "evaluation")
     print(f"| sharing | {', s | '.join(columns)}, s | sweep, s |\n|---|" + "--:|" * 5)
     for name, swept in (("off", off), ("exact", exact)):
         sums = " | ".join(f"{swept.total(column):.1f}" for column in columns)
         print(f"| {name} | {sums} | {swept.seconds:.1f} |")
     print(f"\n{exact.told or 'nothing was said of sharing'}")
-    share = f"{100 * saved / redundant:.0f} %" if redundant else "none"
-    print(f"to save: {redundant:.1f} s of synthesis; saved, less waiting: {saved:.1f} s, {share}")
+    print(f"to save: {redundant:.1f} s of synthesis")
+    for what, seconds in (("saved", saved), ("saved, less waiting", saved - waited)):
+        share = f", {100 * seconds / redundant:.0f} %" if redundant else ""
+        print(f"{what}: {seconds:.1f} s{share}")
     taken = re.search(r"(\d+) epochs taken", exact.told)
-    shareable = (common or options.epochs) * (options.trials - 1)
+    shareable = (common or epochs) * (options.trials - 1)
     print(f"epochs taken: {taken[1] if taken else 0} of {shareable} that could be")
     print(f"the same metrics in every epoch: {off.metrics() == exact.metrics()}")
     same = [off.best[key] == exact.best[key] for key in ("best", "recipe", "accuracy")]
