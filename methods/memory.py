@@ -30,8 +30,8 @@ class Shard:
 
     def __getitem__(self, rows: Tensor) -> Shard:
         """Some of its images."""
-        rows = rows.to(self.images.device)
-        return Shard(self.images[rows], self.labels[rows.to(self.labels.device)])
+        images = self.images.index_select(0, rows.to(self.images.device))
+        return Shard(images, self.labels[rows.to(self.labels.device)])
 
 
 def quantized(images: Tensor) -> Tensor:
@@ -122,9 +122,8 @@ class Pool:
         self._seen += count
         self._size = min(self._size + count, len(self._images))
         device = self._images.device
-        where, rows = where.to(device), rows.to(shard.images.device)
-        self._images[where] = shard.images[rows].to(device)
-        self._labels[where] = shard.labels[rows].to(device)
+        where, kept = where.to(device), shard if len(rows) == count else shard[rows]
+        self._write(where, kept.images.to(device), kept.labels.to(device))
         return where
 
     def sample(self, count: int, rng: torch.Generator) -> Batch:
@@ -137,7 +136,8 @@ class Pool:
 
     def at(self, index: Tensor, weights: Tensor | None = None) -> Batch:
         """The images at `index` [B], as floats."""
-        return Batch(self._images[index].float() / 255, self._labels[index], weights, index)
+        images = self._images.index_select(0, index)  # whole rows: much faster than [index]
+        return Batch(images.float().div_(255), self._labels[index], weights, index)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to rebuild the pool exactly."""
@@ -152,6 +152,15 @@ class Pool:
         self._images[:size] = state["images"].to(self._images.device)
         self._labels[:size] = state["labels"].to(self._labels.device)
         self._size, self._next, self._seen = size, state["next"], state["seen"]
+
+    def _write(self, where: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Images to their slots, in one piece if these lie in a row: that is many times faster."""
+        if len(where) and int(where[-1] - where[0]) == len(where) - 1:
+            slots: Any = slice(int(where[0]), int(where[0]) + len(where))
+        else:
+            slots = where
+        self._images[slots] = images
+        self._labels[slots] = labels
 
     def _displaced(self, count: int, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Slots for the images of a shard that does not fit, and the rows that go there."""
@@ -169,8 +178,14 @@ class Pool:
 
     def _reserve(self, rows: int) -> None:
         while len(self._images) < rows:
-            self._images = torch.cat([self._images, torch.empty_like(self._images)])
-            self._labels = torch.cat([self._labels, torch.empty_like(self._labels)])
+            self._images, self._labels = doubled(self._images), doubled(self._labels)
+
+
+def doubled(rows: Tensor) -> Tensor:
+    """With room for as many rows again, which nobody touches yet."""
+    grown = rows.new_empty((2 * len(rows), *rows.shape[1:]))
+    grown[: len(rows)] = rows
+    return grown
 
 
 @dataclass(frozen=True, slots=True)

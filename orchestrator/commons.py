@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import ray
 import torch.utils.dlpack
@@ -14,7 +15,6 @@ import torch.utils.dlpack
 from dfkd.methods.commons import Commons, NoCommons
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import Shard
-from dfkd.methods.shelf import digest
 from dfkd.methods.team import Team
 from dfkd.orchestrator.keepers import ShardFacts
 from dfkd.orchestrator.pool_files import SUFFIX, Provenance, keep, read
@@ -29,9 +29,10 @@ class OthersShards:
 
     others_add = True
 
-    def __init__(self, keepers: Keepers, trial: str) -> None:
+    def __init__(self, keepers: Keepers, trial: str, worker: int = 0) -> None:
         self._keepers = keepers
         self._trial = trial
+        self._worker = worker
 
     def draw(self, images: int, sizes: Collection[Size], drawn: int) -> list[Shard]:
         found: list[Shard] = []
@@ -40,20 +41,15 @@ class OthersShards:
             if missing <= 0:
                 break
             there = self._keepers.ask(node, "sample", self._trial, missing, list(sizes)) or []
-            for _, references in there:
-                try:
-                    arrays = ray.get(list(references), timeout=PATIENCE)  # mapped, not copied
-                except ray.exceptions.RayError:  # lost with its node
-                    continue
-                found.append(Shard(*map(torch.utils.dlpack.from_dlpack, arrays)))
+            found += fetched([pair for _, pair in there])
         return found
 
     def add(self, shards: Sequence[Shard], losses: Sequence[float], epoch: int) -> None:
         for home in self._keepers.nodes()[:1]:
-            for shard, loss in zip(shards, losses, strict=True):
+            for number, (shard, loss) in enumerate(zip(shards, losses, strict=True)):
                 images, labels = shard.images.cpu().contiguous(), shard.labels.cpu().contiguous()
                 facts = ShardFacts(
-                    key=digest(self._trial, images, labels),
+                    key=f"{self._trial}/{self._worker}/{epoch}/{number}",
                     trial=self._trial,
                     epoch=epoch,
                     images=len(images),
@@ -61,6 +57,19 @@ class OthersShards:
                     loss=loss,
                 )
                 self._keepers.tell(home, "add", facts, images.numpy(), labels.numpy())
+
+
+def fetched(pairs: Sequence[tuple[Any, Any]]) -> list[Shard]:
+    """Shards from references to their images and labels: mapped, not copied, without lost ones."""
+    try:
+        arrays = ray.get([reference for pair in pairs for reference in pair], timeout=PATIENCE)
+    except ray.exceptions.GetTimeoutError:
+        return []
+    except ray.exceptions.RayError:  # some were lost with their node
+        halves = (fetched([pair]) for pair in pairs) if len(pairs) > 1 else ()
+        return [shard for half in halves for shard in half]
+    tensors = list(map(torch.utils.dlpack.from_dlpack, arrays))
+    return [Shard(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
 
 
 class KeptShards(NoCommons):

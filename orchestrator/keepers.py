@@ -224,16 +224,21 @@ class PoolKeeper:
         With references to images uint8 [B, channels, H, W] and labels int64 [B].
         """
         drawn = self._drawn.setdefault(trial, set())
-        entries = (self._shards.take(key) for key in self._shards if key not in drawn)
-        fit = [(f, r) for f, r in entries if f.trial != trial and f.size in sizes]
-        self._rng.shuffle(fit)
+        keys = list(self._shards)
+        if len(drawn) > 2 * len(keys):  # most of them have given way
+            drawn.intersection_update(keys)
         found = []
-        for facts, references in fit:
-            if images <= 0:
-                break
-            images -= facts.images
-            drawn.add(facts.key)
-            found.append((facts, references))
+        while keys and images > 0:  # a key at a time: there may be very many
+            place = self._rng.randrange(len(keys))
+            keys[place], keys[-1] = keys[-1], keys[place]
+            key = keys.pop()
+            if key in drawn:
+                continue
+            facts, references = self._shards.take(key)
+            if facts.trial != trial and facts.size in sizes:
+                images -= facts.images
+                drawn.add(key)
+                found.append((facts, references))
         self._counts.hits += len(found)
         self._counts.misses += images > 0
         return found

@@ -24,7 +24,7 @@ def connect(
     shelf: Shelf = NoShelf()
     commons: Commons = NoCommons()
     if address is not None and address.mode == "teacher":
-        commons = OthersShards(Keepers(address), spec.id)
+        commons = OthersShards(Keepers(address), spec.id, team.rank)
     elif address is not None:
         shelf = RayShelf(Keepers(address), f"{spec.id}/{team.rank}")
     if start := facts["definition"].get("from_pool"):

@@ -128,6 +128,7 @@ class PoolService:
         for keeper in self._keepers.values():
             with suppress(ray.exceptions.RayError):
                 ray.kill(keeper)
+        self._keepers.clear()
 
     def counts(self) -> Counts:
         """What happened at the keepers that answer."""

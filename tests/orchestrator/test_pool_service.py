@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from ray_sweeps import descendants, wait_until
+from ray_sweeps import descendants, local_ray, wait_until
 
 from dfkd.methods.memory import Shard
 from dfkd.methods.shelf import Bundle
@@ -31,16 +31,10 @@ BUNDLE = 20_000  # bytes of a shard in these tests, besides a little more
 
 
 @pytest.fixture(scope="module")
-def own_ray():
+def own_ray(dfkd_cache):  # which also says how all of a process's Rays authenticate
     """A Ray of one CPU in this process."""
-    import ray
-
-    from dfkd.orchestrator.clusters import QUIET
-
-    os.environ.update(QUIET)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with local_ray(1) as ray:
+        yield ray
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from ray_sweeps import kill_one, write_task
+from ray_sweeps import kill_one, local_ray, write_task
 
 from dfkd.orchestrator.watching import Silent
 
@@ -20,14 +20,8 @@ TRIALS = 3
 @pytest.fixture(scope="module")
 def own_ray(dfkd_cache):
     """A Ray of two CPUs in this process."""
-    import ray
-
-    from dfkd.orchestrator.clusters import QUIET
-
-    os.environ.update(QUIET)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with local_ray(2) as ray:
+        yield ray
 
 
 class Listener(Silent):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 
 import pytest
-from ray_sweeps import end, kill_one, start_sweep, wait_until, write_task
+from ray_sweeps import end, kill_one, local_ray, start_sweep, wait_until, write_task
 from rich.console import Console
 
 from dfkd.orchestrator.board import Board
@@ -18,14 +17,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture
 def own_ray(dfkd_cache):
     """A Ray of two CPUs without a dashboard, in this process, as a notebook would have it."""
-    import ray
-
-    from dfkd.orchestrator.clusters import QUIET
-
-    os.environ.update(QUIET)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with local_ray(2) as ray:
+        yield ray
 
 
 @pytest.mark.timeout(300)

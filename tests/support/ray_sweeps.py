@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,19 @@ methods:
     recipe: {{batch_size: 8, synthesis_steps: 2, warmup_rounds: 1, rounds: 2, generator_life: 3,
              generator_width: 2, noisy_width: 4, bn_weight: 1.0}}
 """
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[Any]:
+    """A Ray in this process, without a dashboard, as a notebook would have it."""
+    import ray
+
+    from dfkd.orchestrator.clusters import QUIET
+
+    os.environ.update(QUIET)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
 
 
 def write_task(folder: Path, epochs: int = 6, kd_steps: int = 2) -> str:
