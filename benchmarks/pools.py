@@ -138,9 +138,9 @@ def pictures(count: int) -> tuple[Tensor, Tensor]:
 @contextmanager
 def fresh_pool() -> Iterator[Address]:
     """Keepers that hold nothing yet."""
-    with pool_service(PoolPlan(mode="teacher"), lambda text: None) as address:
-        assert address is not None
-        yield address
+    with pool_service(PoolPlan(mode="teacher")) as service:
+        assert service is not None, "there is a plan"
+        yield service.address
 
 
 def known(address: Address) -> tuple[Keepers, str]:
