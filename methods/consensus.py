@@ -7,14 +7,16 @@ Factor analysis with one factor. The logarithm of student i's divergence on pool
 so a pool weighs slope_j / variance_j: as much as it tells students apart, and in the way the others
 do. In logarithms, since a pool on which all divergences are large would outvote the others in a
 mean. Slopes are shrunk to 1 and variances to the pools' median, so that of few students all pools
-are heard nearly alike. No student is judged by its own pool: that gap makes it neither better nor
-worse, whatever the pool's level.
+are heard nearly alike. The pools of one maker share one vote: they are biased alike, and would
+otherwise agree among themselves that its students are best. No student is judged by its own pool:
+that gap makes it neither better nor worse, whatever the pool's level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,8 @@ class Consensus:
     """Logarithms of the divergences [students, pools], 0 where unknown."""
     known: Matrix
     """1 where a student was judged by a pool, else 0."""
+    shares: Matrix
+    """Of each pool in the vote of its maker [pools]."""
     levels: Matrix
     slopes: Matrix
     """[pools], 1 on average."""
@@ -44,7 +48,7 @@ class Consensus:
     @property
     def weights(self) -> Matrix:
         """Each pool's share of the votes."""
-        votes = self.slopes / self.variances
+        votes = self.shares * self.slopes / self.variances
         return np.asarray(votes / votes.sum())
 
     @property
@@ -58,7 +62,7 @@ class Consensus:
 
         Infinite for a student whom none of a jury's pools has judged.
         """
-        votes = counts * self.slopes / self.variances
+        votes = counts * self.shares * self.slopes / self.variances
         said = votes @ (self.known * (self.logs - self.levels)).T
         full = votes @ (self.known * self.slopes).T
         return np.where(full > 0, said / np.where(full > 0, full, 1), np.inf)
@@ -70,17 +74,22 @@ class Consensus:
         return self.distances(counts.astype(float))
 
 
-def fit(divergences: Matrix) -> Consensus:
-    """The model of divergences [students, pools] in nats, NaN where unknown."""
+def fit(divergences: Matrix, makers: Sequence[str] | None = None) -> Consensus:
+    """The model of divergences [students, pools] in nats, NaN where unknown.
+
+    `makers` says who made each pool; without, each has a maker of its own.
+    """
     known = np.isfinite(divergences).astype(float)
     logs = np.where(known, np.log(np.where(known, divergences, 1).clip(0) + LEAST), 0.0)
     students, pools = logs.shape
     count = known.sum(0)
-    found = Consensus(logs, known, np.zeros(pools), np.ones(pools), np.ones(pools))
+    many = Counter(makers or ())
+    shares = np.array([1 / many[maker] for maker in makers]) if makers else np.ones(pools)
+    found = Consensus(logs, known, shares, np.zeros(pools), np.ones(pools), np.ones(pools))
     distances = np.zeros((students, 1))
     for _ in range(ROUNDS):
         levels = (known * (logs - distances * found.slopes)).sum(0) / count
-        found = Consensus(logs, known, levels, found.slopes, found.variances)
+        found = replace(found, levels=levels)
         distances = found.distances(np.ones((1, pools))).T
         distances -= distances.mean()
         squares = (known * (logs - levels - distances * found.slopes) ** 2).sum(0)
@@ -90,13 +99,17 @@ def fit(divergences: Matrix) -> Consensus:
         scale = (known * distances**2).sum(0) / variances
         slopes = (along + 1 / SLOPE_VARIANCE) / (scale + 1 / SLOPE_VARIANCE)
         slopes = slopes.clip(LEAST_SLOPE)
-        found = Consensus(logs, known, levels, slopes / slopes.mean(), variances)
-    levels = (known * (logs - distances * found.slopes)).sum(0) / count
-    return Consensus(logs, known, levels, found.slopes, found.variances)
+        found = replace(found, slopes=slopes / slopes.mean(), variances=variances)
+    return replace(found, levels=(known * (logs - distances * found.slopes)).sum(0) / count)
 
 
-def consensus(divergences: Mapping[str, Mapping[str, float]]) -> Consensus:
-    """The model of each student's divergences by pool; not every pool judged every student."""
+def consensus(
+    divergences: Mapping[str, Mapping[str, float]], makers: Mapping[str, str]
+) -> Consensus:
+    """The model of each student's divergences by pool; not every pool judged every student.
+
+    A pool that `makers` does not name has a maker of its own.
+    """
     pools = sorted({pool for by_pool in divergences.values() for pool in by_pool})
     rows = [[by_pool.get(pool, np.nan) for pool in pools] for by_pool in divergences.values()]
-    return fit(np.array(rows))
+    return fit(np.array(rows), [makers.get(pool, pool) for pool in pools])

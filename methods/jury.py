@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfkd.methods.consensus import consensus
+from dfkd.methods.consensus import Consensus, consensus
 from dfkd.methods.losses import divergence
 from dfkd.methods.teacher import Teacher
 
@@ -106,26 +106,35 @@ class Jury:
         return Verdict(divergences=divergences, agreements=agreements, fidelity=fidelity)
 
 
-def together(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """The same verdicts, each student's fidelity by the consensus of the pools on all of them."""
+def together(verdicts: Mapping[str, Verdict], makers: Mapping[str, str]) -> dict[str, Verdict]:
+    """The same verdicts, each student's fidelity by the consensus of the pools on all of them.
+
+    `makers` names who made each pool.
+    """
     if not verdicts:
         return {}
-    found = consensus({name: verdict.divergences for name, verdict in verdicts.items()})
+    found = _consensus(verdicts, makers)
     return {
         name: replace(verdict, fidelity=-float(divergence))
         for (name, verdict), divergence in zip(verdicts.items(), found.divergences, strict=True)
     }
 
 
-def sureness(verdicts: Mapping[str, Verdict], among: Collection[str]) -> float:
+def sureness(
+    verdicts: Mapping[str, Verdict], makers: Mapping[str, str], among: Collection[str]
+) -> float:
     """How often the best `among` them is also chosen by juries drawn from the pools, a share.
 
     1,000 juries, each of as many pools, drawn with replacement.
     """
-    found = consensus({name: verdict.divergences for name, verdict in verdicts.items()})
+    found = _consensus(verdicts, makers)
     candidates = [number for number, name in enumerate(verdicts) if name in among]
     chosen = found.divergences[candidates].argmin()
     return float((found.resampled()[:, candidates].argmin(1) == chosen).mean())
+
+
+def _consensus(verdicts: Mapping[str, Verdict], makers: Mapping[str, str]) -> Consensus:
+    return consensus({name: found.divergences for name, found in verdicts.items()}, makers)
 
 
 def degenerate(logits: Tensor) -> bool:

@@ -19,7 +19,7 @@ from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.verdicts import jury_of
+from dfkd.orchestrator.verdicts import jury_of, makers_of
 from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import teacher_from_bytes
@@ -111,7 +111,7 @@ def _by_jury(network: torch.nn.Module, run: Run, teacher: Teacher) -> dict[str, 
         return {}
     return {
         "pools": len(verdict.divergences),
-        "fidelity": together(run.verdicts() | {own: verdict})[own].fidelity,
+        "fidelity": together(run.verdicts() | {own: verdict}, makers_of(run))[own].fidelity,
         "jury_agreement": verdict.agreement,
     }
 

@@ -37,11 +37,12 @@ def give_verdicts(run: Run, records: Sequence[TrialRecord], place: Place) -> dic
     found: dict[str, Verdict] = {}
     for verdicts in place(judge, [(run.folder.uri, part, place.device) for part in parts]):
         found |= verdicts
-    found = together(found)
+    makers = makers_of(run)
+    found = together(found, makers)
     candidates = found.keys() - {CONTROL_ID}
     run.write_verdicts(
         found,
-        sureness=sureness(found, candidates) if len(candidates) > 1 else None,
+        sureness=sureness(found, makers, candidates) if len(candidates) > 1 else None,
         against_accuracy=how_well(found, {record.spec.id: record for record in records}),
     )
     return found
@@ -71,6 +72,12 @@ def jury_of(run: Run, teacher: Teacher) -> Jury:
         if data is not None and id != CONTROL_ID:
             pools += pools_from_bytes(data)
     return Jury(teacher, pools)
+
+
+def makers_of(run: Run) -> dict[str, str]:
+    """The method that made each pool of the run; a control pool's is its name's first word."""
+    controls = {pool.name: pool.name.split()[0] for pool in run.controls()}
+    return controls | {record.spec.id: record.spec.method for record in run.records()}
 
 
 def how_well(

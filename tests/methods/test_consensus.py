@@ -58,6 +58,19 @@ def test_a_pool_that_tells_nobody_apart_weighs_less_than_one_that_does():
     assert fit(divergences).weights.argmin() == 4
 
 
+def test_the_many_pools_of_one_maker_do_not_outvote_the_others():
+    crowd, others = agreeing(pools=12)[::-1], agreeing(pools=3)
+    makers = ["crowd"] * 12 + ["one", "another", "third"]
+    divergences = np.hstack([crowd, others])
+    assert order(divergences) == list(reversed(range(STUDENTS)))
+    assert list(fit(divergences, makers).divergences.argsort()) == list(range(STUDENTS))
+
+
+def test_one_maker_alone_is_as_if_each_pool_had_a_maker_of_its_own():
+    apart, alone = fit(scattered(2)), fit(scattered(2), ["one"] * POOLS)
+    assert alone.divergences == pytest.approx(apart.divergences)
+
+
 @pytest.mark.parametrize("pool", [0, POOLS - 1], ids=["the easiest", "the hardest"])
 def test_nobody_gains_or_loses_by_a_pool_that_may_not_judge_them(pool):
     divergences = agreeing()
@@ -111,4 +124,10 @@ def test_pools_are_matched_by_name():
     by_name = {"a": {"p": 0.1, "q": 1.0}, "b": {"q": 2.0, "r": 4.0}, "c": {"p": 0.3, "r": 3.0}}
     nan = np.nan
     expected = fit(np.array([[0.1, 1.0, nan], [nan, 2.0, 4.0], [0.3, nan, 3.0]]))
-    assert list(consensus(by_name).divergences) == list(expected.divergences)
+    assert list(consensus(by_name, {}).divergences) == list(expected.divergences)
+
+
+def test_makers_are_matched_by_name():
+    by_name = {"a": {"p": 0.1, "q": 1.0, "r": 1.0}, "b": {"p": 2.0, "q": 2.0, "r": 4.0}}
+    found = consensus(by_name, {"p": "m", "q": "m"})
+    assert list(found.shares) == [0.5, 0.5, 1.0]

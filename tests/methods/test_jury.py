@@ -147,31 +147,38 @@ def test_the_batches_of_a_large_pool_change_nothing():
 
 def test_side_by_side_only_the_fidelity_is_another():
     alone = {"one": verdict(0.1, 0.4), "two": verdict(0.3, 1.2)}
-    for name, found in together(alone).items():
+    for name, found in together(alone, {}).items():
         assert found == replace(alone[name], fidelity=found.fidelity)
 
 
 def test_side_by_side_fidelity_is_minus_the_pools_consensus():
-    found = together({"one": verdict(0.1, 0.4, 1.6), "two": verdict(0.2, 0.8, 3.2)})
+    found = together({"one": verdict(0.1, 0.4, 1.6), "two": verdict(0.2, 0.8, 3.2)}, {})
     assert found["one"].fidelity == pytest.approx(-0.4, rel=1e-3)
     assert found["two"].fidelity == pytest.approx(-0.8, rel=1e-3)
 
 
+def test_side_by_side_the_pools_of_one_maker_have_one_vote():
+    verdicts = {"one": verdict(1, 1, 1, 1, 2, 2), "two": verdict(2, 2, 2, 2, 1, 1)}
+    apart, of_one = together(verdicts, {}), together(verdicts, dict.fromkeys("abcd", "maker"))
+    assert apart["one"].fidelity > apart["two"].fidelity
+    assert of_one["one"].fidelity < of_one["two"].fidelity
+
+
 def test_nobody_side_by_side_is_nobody():
-    assert together({}) == {}
+    assert together({}, {}) == {}
 
 
 def test_a_choice_that_every_pool_makes_is_sure():
     verdicts = {"far": verdict(1.0, 2.0, 3.0), "near": verdict(0.1, 0.2, 0.3)}
-    assert sureness(verdicts, verdicts) == 1
+    assert sureness(verdicts, {}, verdicts) == 1
 
 
 def test_a_choice_between_equals_is_not_sure():
     divergences = [0.1, 0.3, 0.1, 0.3, 0.1, 0.3]
     verdicts = {"one": verdict(*divergences), "two": verdict(*divergences[::-1])}
-    assert 0.3 < sureness(verdicts, verdicts) < 0.8
+    assert 0.3 < sureness(verdicts, {}, verdicts) < 0.8
 
 
 def test_sureness_is_about_the_candidates_alone():
     verdicts = {"a": verdict(0.3, 0.4), "b": verdict(0.5, 0.6), "control": verdict(0.1, 0.1)}
-    assert sureness(verdicts, {"a", "b"}) == 1
+    assert sureness(verdicts, {}, {"a", "b"}) == 1

@@ -17,7 +17,14 @@ from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import distill
 from dfkd.orchestrator.trials import PROBE_FILE, Trial, run_trial
-from dfkd.orchestrator.verdicts import give_verdicts, how_well, judge, ranks, spearman
+from dfkd.orchestrator.verdicts import (
+    give_verdicts,
+    how_well,
+    judge,
+    makers_of,
+    ranks,
+    spearman,
+)
 
 pytest_plugins = ["small_task_fixtures"]
 pytestmark = pytest.mark.usefixtures("dfkd_cache")
@@ -212,6 +219,12 @@ def test_fidelity_is_what_the_pools_agree_on(many):
 
 def test_the_run_folder_says_how_sure_the_choice_is(many):
     assert many[1].sureness() == 1.0  # all pools choose t001, the control being no candidate
+
+
+def test_every_pool_of_a_run_has_the_method_that_made_it(done):
+    noisy = {"deepinversion and noise": "deepinversion"}
+    controls = {name: name for name in EXTRA_ROUNDS} | noisy
+    assert makers_of(done.run) == controls | {"t000": done.best.spec.method}
 
 
 def test_one_trial_alone_is_no_choice_to_be_sure_of(done):
