@@ -110,7 +110,8 @@ def main() -> None:
         found = pool.map(session, work, chunksize=1)
     figures = {f"{court.task}, {court.teacher}": rules for court, rules, _ in found}
     parts = ["### Over all tasks and teachers", overall(figures)]
-    parts += ["### How sure the choice is", sureness([sure for _, _, sure in found])]
+    sure = [(court.task, sweeps) for court, _, sweeps in found]
+    parts += ["### How sure the choice is", sureness(sure)]
     for court, rules, _ in found:
         parts += [f"### {court.task}, {court.teacher} teacher", facts(court), table(rules)]
     text = "\n\n".join([*parts, f"{machine()}; commit {commit()}."])
@@ -339,17 +340,26 @@ def overall(courts: Mapping[str, Mapping[str, Figures]]) -> str:
     return "\n".join(out)
 
 
-def sureness(found: Sequence[Matrix]) -> str:
-    """What it meant, over all courts, that so many juries drawn again chose the same."""
-    every = np.concatenate(found)
-    head = ["juries that choose the same", "sweeps of 16", "the best was chosen", "regret, points"]
-    out = [row(head), row(["---", *["--:"] * 3])]
+def sureness(found: Sequence[tuple[str, Matrix]]) -> str:
+    """How often the best was chosen, and the regret, where so many juries drawn again agreed."""
+    tasks = {
+        task: np.concatenate([sweeps for name, sweeps in found if name == task])
+        for task in dict.fromkeys(task for task, _ in found)
+    }
+    head = ["juries that choose the same", *(f"{task}: the best; regret" for task in tasks)]
+    out = [row(head), row(["---", *["--:"] * len(tasks)])]
     for low, high in itertools.pairwise(SURENESS):
-        some = every[(every[:, 0] > low) & (every[:, 0] <= high)]
-        if len(some):
-            shares = [f"{100 * some[:, 1].mean():.0f} %", f"{some[:, 2].mean():.2f}"]
-            out.append(row([f"{100 * low:.0f} to {100 * high:.0f} %", str(len(some)), *shares]))
+        cells = [f"{100 * low:.0f} to {100 * high:.0f} %"]
+        for sweeps in tasks.values():
+            some = sweeps[(sweeps[:, 0] > low) & (sweeps[:, 0] <= high)]
+            cells.append("" if len(some) == 0 else met(some))
+        out.append(row(cells))
     return "\n".join(out)
+
+
+def met(sweeps: Matrix) -> str:
+    best, lost = sweeps[:, 1:].mean(0)
+    return f"{100 * best:.0f} %; {lost:.2f} (n = {len(sweeps)})"
 
 
 def cell(value: float | None) -> str:

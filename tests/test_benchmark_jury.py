@@ -83,3 +83,10 @@ def test_columns_on_more_images_are_shown_where_there_are_any():
     few = jury.Figures(0.9, 0.8, 0.7, 0.2, 0.3, 0.4, 0.95, 0.85, 0.1)
     assert "more images" in jury.table({"a rule": few})
     assert "more images" not in jury.table({"a rule": figures(0.9, 0.1)})
+
+
+def test_how_sure_choices_were_is_told_by_task():
+    sweeps = np.array([[0.4, 0, 1.0], [0.99, 1, 0.0], [1.0, 0, 0.5]])
+    text = jury.sureness([("digits", sweeps), ("mnist", sweeps[:1])])
+    assert "| 0 to 50 % | 0 %; 1.00 (n = 1) | 0 %; 1.00 (n = 1) |" in text
+    assert "| 95 to 100 % | 50 %; 0.25 (n = 2) |  |" in text
