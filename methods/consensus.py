@@ -28,6 +28,7 @@ LEAST_SLOPE = 0.1  # no pool votes backwards
 MEDIAN_COUNTS = 20  # students, for which the pools' median variance counts in each pool's own
 ROUNDS = 20  # of alternating least squares
 LEAST = 1e-6  # nats, and variance: a perfect student has a logarithm too
+WORST = 1e3  # nats: of a student whose answers are no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,18 @@ def consensus(
 ) -> Consensus:
     """The model of each student's divergences by pool; not every pool judged every student.
 
-    A pool that `makers` does not name has a maker of its own.
+    A pool that `makers` does not name has a maker of its own. What is no number was judged, and is
+    the worst there is.
     """
     pools = sorted({pool for by_pool in divergences.values() for pool in by_pool})
-    rows = [[by_pool.get(pool, np.nan) for pool in pools] for by_pool in divergences.values()]
-    return fit(np.array(rows), [makers.get(pool, pool) for pool in pools])
+    rows = np.array(
+        [
+            [_bounded(by_pool[pool]) if pool in by_pool else np.nan for pool in pools]
+            for by_pool in divergences.values()
+        ]
+    )
+    return fit(rows, [makers.get(pool, pool) for pool in pools])
+
+
+def _bounded(divergence: float) -> float:
+    return divergence if divergence < WORST else WORST

@@ -127,6 +127,15 @@ def test_pools_are_matched_by_name():
     assert list(consensus(by_name, {}).divergences) == list(expected.divergences)
 
 
+@pytest.mark.parametrize("answer", [np.nan, np.inf, 1e30])
+def test_a_student_whose_answers_are_no_numbers_is_the_last(answer):
+    rows = [*scattered(1, noise=0.1), np.full(POOLS, answer)]
+    by_name = {str(i): dict(zip("abcdefghi", row, strict=True)) for i, row in enumerate(rows)}
+    found = consensus(by_name, {}).divergences
+    assert np.isfinite(found).all()
+    assert list(found.argsort()) == list(range(STUDENTS + 1))
+
+
 def test_makers_are_matched_by_name():
     by_name = {"a": {"p": 0.1, "q": 1.0, "r": 1.0}, "b": {"p": 2.0, "q": 2.0, "r": 4.0}}
     found = consensus(by_name, {"p": "m", "q": "m"})
