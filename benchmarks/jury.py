@@ -4,40 +4,46 @@
     dfkd sweep digits --trials 24 --search random --scheduler fifo --name SWEEP    recipes of NAYER
     python benchmarks/jury.py FOLDER dfkd-runs/SWEEP ... [--into docs/jury.md]
 
-Every student is scored on every other trial's probes, by several rules; the true accuracy, which no
-rule sees, says how well each did: Spearman's correlation over all trials and within NAYER's, and
-the regret of choosing the best of eight, in points of accuracy.
+Every student is scored on the control pools and on every other trial's probes, by several rules
+(jury_rules.py); the true accuracy, which no rule sees, says how well each did: Spearman's
+correlation over all trials and within NAYER's, and the regret of choosing the best of several, in
+points of accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import multiprocessing
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from cells import surroundings
+from jury_rules import RULES, Judged, Matrix
 from provenance import commit, machine
-from tables import insert
+from tables import insert, row
 
+from dfkd.methods.consensus import fit
 from dfkd.methods.jury import Jury, ProbePool
 from dfkd.methods.networks import Normalized, build_network
+from dfkd.orchestrator.controls import cached_controls, make_controls
 from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trials import PROBE_FILE, STUDENT, Surroundings
-from dfkd.orchestrator.verdicts import ranks as ranks_of
+from dfkd.orchestrator.trials import PROBE_FILE, STUDENT, Surroundings, correct
 from dfkd.orchestrator.verdicts import spearman
+from dfkd.search_spaces.data import load_data
 
-DRAWS = 4000  # of eight trials, for the regret
-CONTROLS = ("deepinversion", "fast", "noise")  # whose pools stand for the control pools
-Matrix = npt.NDArray[np.float64]
+DRAWS = 4000  # of eight trials, all scored by the whole jury
+SWEEPS = 1000  # of trials that are scored by their own pools and the control pools
+FEW = 5000  # test images that cannot tell students apart: more are then looked at
+SURENESS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +52,44 @@ class Court:
 
     task: str
     teacher: str
-    names: Sequence[str]
     methods: Sequence[str]
     accuracy: Matrix
-    """[trials]"""
-    divergence: Matrix
-    """KL(teacher || student) [trials, pools], NaN on one's own pool."""
-    agreement: Matrix
-    own: Matrix
-    """Agreement on one's own pool [trials], NaN where that is degenerate."""
-    pools: Sequence[int]
-    """Whose each pool is: its trial's number."""
+    """On the test images [trials]."""
+    accuracy_of_all: Matrix | None
+    """On those and the teacher's train images, if the test images are few; no student saw any."""
+    agreement_of_exams: float | None
+    """Spearman between accuracy on the test images and on the train images."""
+    judged: Judged
+
+    @property
+    def nayer(self) -> Matrix:
+        return np.flatnonzero(np.array(self.methods) == "nayer")
+
+    @property
+    def good(self) -> Matrix:
+        """Within a tenth of the best."""
+        return np.flatnonzero(self.accuracy > 0.9 * self.accuracy.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How a rule did in one court: correlations in [-1, 1], regrets in points."""
+
+    everyone: float | None
+    nayer: float | None
+    good: float | None
+    regret: float
+    """Of the best of eight by the whole jury."""
+    of_eight: float
+    """Of a sweep of eight, judged by its own pools and the control pools."""
+    of_sixteen: float
+    everyone_on_all: float | None = None
+    nayer_on_all: float | None = None
+    regret_on_all: float | None = None
+
+
+HEAD = ("rule", "Spearman, all", "NAYER", "good ones", "regret of 8", "sweep of 8", "sweep of 16")
+MORE = ("all, more images", "NAYER, more images", "regret of 8, more images")
 
 
 def main() -> None:
@@ -64,20 +97,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="kept runs, and sweeps' run folders")
+    parser.add_argument("--jobs", type=int, default=2, help="tasks and teachers at once")
     parser.add_argument("--into", type=Path, help="a document with <!-- tables --> marks")
     given = parser.parse_args()
-    kept = [line for folder in given.folders for line in lines_of(folder)]
-    cells = sorted({(line["key"][0], line["key"][1]) for line in kept})
-    parts = []
-    for task, teacher in cells:
-        lines = [line for line in kept if line["key"][:2] == [task, teacher]]
-        parts.append(table(court(task, teacher, lines)))
-    parts.append(f"{machine()}; commit {commit()}.")
-    text = "\n\n".join(parts)
+    torch.set_num_threads(1)
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for folder in given.folders:
+        for line in lines_of(folder):
+            cells.setdefault((line["key"][0], line["key"][1]), []).append(line)
+    work = [(*cell, lines) for cell, lines in sorted(cells.items())]
+    with multiprocessing.get_context("fork").Pool(given.jobs, maxtasksperchild=1) as pool:
+        found = pool.map(session, work, chunksize=1)
+    figures = {f"{court.task}, {court.teacher}": rules for court, rules, _ in found}
+    parts = ["### Over all tasks and teachers", overall(figures)]
+    sure = [(court.task, sweeps) for court, _, sweeps in found]
+    parts += ["### How sure the choice is", sureness(sure)]
+    for court, rules, _ in found:
+        parts += [f"### {court.task}, {court.teacher} teacher", facts(court), table(rules)]
+    text = "\n\n".join([*parts, f"{machine()}; commit {commit()}."])
     if given.into:
         insert(given.into, text)
     else:
         print(text)
+
+
+def session(
+    work: tuple[str, str, Sequence[Mapping[str, Any]]],
+) -> tuple[Court, dict[str, Figures], Matrix]:
+    """One court, how each rule did there, and how sure the choices were."""
+    torch.set_num_threads(1)
+    held = court(*work)
+    rules = {name: figures(name, held) for name in [*RULES, "at random"]}
+    return held, rules, resampled(held)
+
+
+# Collecting
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -86,6 +140,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
         return [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
     run = Run(Folder.of(str(folder)))
     around = run.surroundings()
+    teacher = teacher_name(around)
     found = []
     for record in run.records():
         home = run.trial_folder(record.spec.id)
@@ -94,7 +149,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
             (pool,) = pools_from_bytes(probes)
             name = f"{record.spec.method} {folder.name}-{record.spec.id}"
             line = {
-                "key": [around.task.name, teacher_name(around), name, record.spec.seed],
+                "key": [around.task.name, teacher, name, record.spec.seed],
                 "accuracy": record.best["accuracy"],
                 "probes": pool.images,
                 "student": safetensors.torch.load(student),
@@ -116,165 +171,199 @@ def court(task: str, teacher: str, lines: Sequence[Mapping[str, Any]]) -> Court:
     """Judge every student by every pool."""
     around = surroundings(task, None if teacher == "default" else teacher)
     problem = around.task
-    jury = Jury(
-        around.teacher.build(problem),
-        [ProbePool(str(number), line["probes"]) for number, line in enumerate(lines)],
+    controls = cached_controls(problem, around.teacher) or make_controls(problem, around.teacher)
+    pools: list[tuple[int | None, ProbePool]] = [(None, p) for p in pools_from_bytes(controls)]
+    pools += [(i, ProbePool(f"trial {i}", line["probes"])) for i, line in enumerate(lines)]
+    jury = Jury(around.teacher.build(problem), [pool for _, pool in pools])
+    owners = [owner for owner, pool in pools if pool.name in jury.pools]
+    students = [network_of(line, around) for line in lines]
+    verdicts = [jury.judge(student) for student in students]
+    divergence, agreement = (
+        np.array([list(getattr(verdict, kind).values()) for verdict in verdicts])
+        for kind in ("divergences", "agreements")
     )
-    shape = (len(lines), len(jury.pools))
-    divergence, agreement = np.zeros(shape), np.zeros(shape)
-    for number, line in enumerate(lines):
-        network = build_network(problem.student, problem.shape.channels, len(problem.classes))
-        network.load_state_dict(line["student"])
-        verdict = jury.judge(Normalized(network, problem.mean, problem.std).eval())
-        assert verdict is not None, "there are pools"
-        divergence[number] = list(verdict.divergences.values())
-        agreement[number] = list(verdict.agreements.values())
-    pools = [int(name) for name in jury.pools]
     own = np.full(len(lines), np.nan)
-    for column, number in enumerate(pools):
-        own[number] = agreement[number, column]
-        divergence[number, column] = agreement[number, column] = np.nan
-    names = [line["key"][2] for line in lines]
-    return Court(
-        task=task,
-        teacher=teacher,
-        names=names,
-        methods=[name.split()[0] for name in names],
-        accuracy=np.array([line["accuracy"] for line in lines]),
-        divergence=divergence,
-        agreement=agreement,
-        own=own,
-        pools=pools,
+    for column, owner in enumerate(owners):
+        if owner is not None:
+            own[owner] = agreement[owner, column]
+            divergence[owner, column] = agreement[owner, column] = np.nan
+    methods = [line["key"][2].split()[0] for line in lines]
+    makers = [  # a control pool is called after the method that made it
+        name.split()[0] if owner is None else methods[owner]
+        for owner, name in zip(owners, jury.pools, strict=True)
+    ]
+    accuracy = np.array([line["accuracy"] for line in lines])
+    both, agreed = more_exams(students, accuracy, around)
+    judged = Judged(divergence, agreement, own, makers, owners)
+    return Court(task, teacher, methods, accuracy, both, agreed, judged)
+
+
+def network_of(line: Mapping[str, Any], around: Surroundings) -> torch.nn.Module:
+    task = around.task
+    network = build_network(task.student, task.shape.channels, len(task.classes))
+    network.load_state_dict(line["student"])
+    return Normalized(network, task.mean, task.std).eval()
+
+
+def more_exams(
+    students: Sequence[torch.nn.Module], accuracy: Matrix, around: Surroundings
+) -> tuple[Matrix | None, float | None]:
+    """Accuracy on test and train images together, and how far the two agree on the students."""
+    test, train = around.evaluation, load_data(around.task, "train")
+    assert test is not None and train is not None, "all tasks here have both"
+    if len(test) >= FEW:
+        return None, None
+    other = np.array([float(correct(student, train)) / len(train) for student in students])
+    both = (accuracy * len(test) + other * len(train)) / (len(test) + len(train))
+    return both, spearman(list(accuracy), list(other))
+
+
+# Measuring
+
+
+def figures(name: str, held: Court) -> Figures:
+    """How the rule called `name` did; any other name chooses at random."""
+    rule = RULES.get(name)
+    scores = None if rule is None else rule(held.judged)
+    everyone = np.arange(len(held.methods))
+    rng = np.random.default_rng(0)
+    small = []
+    for size in (8, 16):
+        lost = []
+        for _ in range(SWEEPS):
+            some = rng.choice(everyone, min(size, len(everyone)), replace=False)
+            own = None if rule is None else rule(held.judged.sweep(list(some)))
+            lost.append(lost_by(own, held.accuracy[some]))
+        small.append(statistics.fmean(lost))
+    more = held.accuracy_of_all
+    return Figures(
+        *(correlation(scores, held.accuracy, who) for who in (everyone, held.nayer, held.good)),
+        regret(scores, held.accuracy),
+        *small,
+        *() if more is None else (correlation(scores, more, who) for who in (everyone, held.nayer)),
+        *() if more is None else (regret(scores, more),),
     )
 
 
-# The rules: each gives every trial a score, larger is better
+def correlation(scores: Matrix | None, accuracy: Matrix, among: Matrix) -> float | None:
+    """Spearman's, of those that have a score."""
+    if scores is None:
+        return None
+    some = among[np.isfinite(scores[among])]
+    return spearman(list(scores[some]), list(accuracy[some]))
 
 
-def mean_divergence(court: Court) -> Matrix:
-    """Each pool one vote."""
-    return -np.nanmean(court.divergence, axis=1)
-
-
-def mean_agreement(court: Court) -> Matrix:
-    return np.asarray(np.nanmean(court.agreement, axis=1))
-
-
-def log_divergence(court: Court) -> Matrix:
-    """Geometric mean: no pool outweighs the others because its divergences are large."""
-    return -np.nanmean(np.log(court.divergence + 1e-6), axis=1)
-
-
-def trimmed(court: Court, share: float = 0.1) -> Matrix:
-    """Without each student's worst tenth of the pools."""
-    ordered = np.sort(court.divergence, axis=1)  # NaN last
-    known = np.isfinite(ordered).sum(1)
-    kept = np.arange(ordered.shape[1]) < np.ceil(known * (1 - share))[:, None]
-    return -np.nanmean(np.where(kept, ordered, np.nan), axis=1)
-
-
-def median(court: Court) -> Matrix:
-    return -np.nanmedian(court.divergence, axis=1)
-
-
-def by_family(court: Court) -> Matrix:
-    """Each method one vote, however many pools it has."""
-    families = np.array([court.methods[number] for number in court.pools])
-    votes = []
-    for family in dict.fromkeys(families):
-        part = court.divergence[:, families == family]
-        alone = np.isnan(part).all(1)
-        votes.append(np.where(alone, np.nan, np.nanmean(np.where(alone[:, None], 0, part), axis=1)))
-    return -np.nanmean(np.stack(votes, 1), axis=1)
-
-
-def ranks(court: Court) -> Matrix:
-    """Mean of the rank within each pool, as a share of the trials that it judged."""
-    votes = np.full(court.divergence.shape, np.nan)
-    for column in range(votes.shape[1]):
-        known = np.isfinite(court.divergence[:, column])
-        votes[known, column] = ranks_of(list(court.divergence[known, column])) / known.sum()
-    return -np.nanmean(votes, axis=1)
-
-
-def low_rank(court: Court) -> Matrix:
-    """First factor of the log divergences, the pools' means taken off, gaps filled by iteration."""
-    logs = np.log(court.divergence + 1e-6)
-    gaps = np.isnan(logs)
-    filled = np.where(gaps, np.nanmean(logs, axis=0), logs)
-    for _ in range(20):
-        centered = filled - filled.mean(0)
-        u, s, v = np.linalg.svd(centered, full_matrices=False)
-        filled = np.where(gaps, filled.mean(0) + s[0] * np.outer(u[:, 0], v[0]), logs)
-    return -u[:, 0] * s[0] * np.sign(v[0].sum())
-
-
-def control_pools(court: Court, log: bool = False) -> Matrix:
-    """The pools of the first trial of each control method alone."""
-    firsts = [
-        next((c for c, number in enumerate(court.pools) if court.names[number] == name), None)
-        for name in CONTROLS
-    ]
-    found = court.divergence[:, [column for column in firsts if column is not None]]
-    return -np.nanmean(np.log(found + 1e-6) if log else found, axis=1)
-
-
-RULES: dict[str, Callable[[Court], Matrix]] = {
-    "mean KL, each pool one vote": mean_divergence,
-    "mean agreement": mean_agreement,
-    "mean log KL": log_divergence,
-    "trimmed mean KL": trimmed,
-    "median KL": median,
-    "mean KL, each method one vote": by_family,
-    "mean rank": ranks,
-    "first factor of log KL": low_rank,
-    "mean KL on three control pools": control_pools,
-    "mean log KL on three control pools": lambda court: control_pools(court, log=True),
-    "agreement on one's own pool": lambda court: court.own,
-}
-
-
-def table(court: Court) -> str:
-    """How every rule did, as Markdown."""
-    everyone = np.arange(len(court.names))
-    good = everyone[court.accuracy > 0.9 * court.accuracy.max()]
-    nayer = everyone[np.array(court.methods) == "nayer"]
-    lines = [
-        f"### {court.task}, {court.teacher} teacher",
-        f"{len(everyone)} trials, of which {len(nayer)} NAYER's and {len(good)} within a tenth of "
-        f"the best; {len(court.pools)} pools; accuracy {100 * court.accuracy.min():.1f} to "
-        f"{100 * court.accuracy.max():.1f} %.",
-        "| rule | Spearman, all | NAYER alone | the good ones | regret of the best of 8, points | "
-        "among the good |\n| --- | --: | --: | --: | --: | --: |\n"
-        + "\n".join(row(name, rule(court), court, good, nayer) for name, rule in RULES.items())
-        + f"\n| at random | | | | {regret(None, court, everyone):.2f} "
-        f"| {regret(None, court, good):.2f} |",
-    ]
-    return "\n\n".join(lines)
-
-
-def row(name: str, scores: Matrix, court: Court, good: Matrix, nayer: Matrix) -> str:
-    known = np.isfinite(scores)
-    figures = []
-    for some in (np.arange(len(scores)), nayer, good):
-        some = some[known[some]]
-        found = spearman(list(scores[some]), list(court.accuracy[some]))
-        figures.append("" if found is None else f"{found:.2f}")
-    for some in (np.arange(len(scores)), good):
-        figures.append(f"{regret(scores, court, some[known[some]]):.2f}")
-    return f"| {name} | " + " | ".join(figures) + " |"
-
-
-def regret(scores: Matrix | None, court: Court, among: Matrix) -> float:
+def regret(scores: Matrix | None, accuracy: Matrix) -> float:
     """Mean points lost by taking the highest score of eight trials; None: by taking any."""
     rng = np.random.default_rng(0)
+    known = np.arange(len(accuracy)) if scores is None else np.flatnonzero(np.isfinite(scores))
     lost = []
     for _ in range(DRAWS):
-        eight = rng.choice(among, min(8, len(among)), replace=False)
-        accuracy = court.accuracy[eight]
-        taken = accuracy.mean() if scores is None else accuracy[np.argmax(scores[eight])]
-        lost.append(accuracy.max() - taken)
-    return 100 * statistics.fmean(lost)
+        eight = rng.choice(known, min(8, len(known)), replace=False)
+        lost.append(lost_by(None if scores is None else scores[eight], accuracy[eight]))
+    return statistics.fmean(lost)
+
+
+def lost_by(scores: Matrix | None, accuracy: Matrix) -> float:
+    """Points that the choice has less than the best; without scores any is taken."""
+    if scores is None:
+        return float(100 * (accuracy.max() - accuracy.mean()))
+    taken = accuracy[np.where(np.isfinite(scores), scores, -np.inf).argmax()]
+    return float(100 * (accuracy.max() - taken))
+
+
+def resampled(held: Court) -> Matrix:
+    """Of sweeps of sixteen [SWEEPS, 3]: the choice's sureness, whether it is the best, its cost."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(SWEEPS):
+        some = rng.choice(len(held.methods), min(16, len(held.methods)), replace=False)
+        accuracy = held.accuracy[some]
+        sweep = held.judged.sweep(list(some))
+        model = fit(sweep.divergence, sweep.families)
+        chosen = model.divergences.argmin()
+        share = (model.resampled(200).argmin(1) == chosen).mean()
+        lost = accuracy.max() - accuracy[chosen]
+        found.append((share, lost < 1e-9, 100 * lost))
+    return np.array(found)
+
+
+# Showing
+
+
+def facts(held: Court) -> str:
+    """What was judged, as a sentence."""
+    low, high = 100 * held.accuracy.min(), 100 * held.accuracy.max()
+    said = (
+        f"{len(held.methods)} trials, of which {len(held.nayer)} NAYER's and {len(held.good)} "
+        f"within a tenth of the best; {len(held.judged.owners)} pools; accuracy {low:.1f} to "
+        f"{high:.1f} %."
+    )
+    if held.agreement_of_exams is not None:
+        said += (
+            " *More images* are the test images and those that the teacher learned from: accuracy "
+            "on the ones and on the others ranks the trials with a Spearman correlation of "
+            f"{held.agreement_of_exams:.2f}, which is about what any score can reach on the test "
+            "images."
+        )
+    return said
+
+
+def table(rules: Mapping[str, Figures]) -> str:
+    """How every rule did in one court."""
+    more = any(found.everyone_on_all is not None for found in rules.values())
+    head = [*HEAD, *MORE] if more else [*HEAD]
+    out = [row(head), row(["---", *["--:"] * (len(head) - 1)])]
+    for name, found in rules.items():
+        values = [found.everyone, found.nayer, found.good]
+        values += [found.regret, found.of_eight, found.of_sixteen]
+        if more:
+            values += [found.everyone_on_all, found.nayer_on_all, found.regret_on_all]
+        out.append(row([name, *map(cell, values)]))
+    return "\n".join(out)
+
+
+def overall(courts: Mapping[str, Mapping[str, Figures]]) -> str:
+    """The worst and the mean of every rule over all courts."""
+    named = ("everyone", "nayer", "regret", "of_eight", "of_sixteen")
+    head = ["rule", "Spearman, all", "NAYER", "regret of 8", "sweep of 8", "sweep of 16"]
+    out = [row(head), row(["---", *["--:"] * len(named)])]
+    for name in next(iter(courts.values())):
+        cells = [name]
+        for kind in named:
+            values = [getattr(rules[name], kind) for rules in courts.values()]
+            known = [value for value in values if value is not None]
+            worst = min if kind in ("everyone", "nayer") else max
+            said = f"{statistics.fmean(known):.2f} ({worst(known):.2f})" if known else ""
+            cells.append(said)
+        out.append(row(cells))
+    return "\n".join(out)
+
+
+def sureness(found: Sequence[tuple[str, Matrix]]) -> str:
+    """How often the best was chosen, and the regret, where so many juries drawn again agreed."""
+    tasks = {
+        task: np.concatenate([sweeps for name, sweeps in found if name == task])
+        for task in dict.fromkeys(task for task, _ in found)
+    }
+    head = ["juries that choose the same", *(f"{task}: the best; regret" for task in tasks)]
+    out = [row(head), row(["---", *["--:"] * len(tasks)])]
+    for low, high in itertools.pairwise(SURENESS):
+        cells = [f"{100 * low:.0f} to {100 * high:.0f} %"]
+        for sweeps in tasks.values():
+            some = sweeps[(sweeps[:, 0] > low) & (sweeps[:, 0] <= high)]
+            cells.append("" if len(some) == 0 else met(some))
+        out.append(row(cells))
+    return "\n".join(out)
+
+
+def met(sweeps: Matrix) -> str:
+    best, lost = sweeps[:, 1:].mean(0)
+    return f"{100 * best:.0f} %; {lost:.2f} (n = {len(sweeps)})"
+
+
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dfkd.methods.consensus import Consensus, consensus
 from dfkd.methods.losses import divergence
 from dfkd.methods.teacher import Teacher
 
@@ -44,11 +45,9 @@ class Verdict:
     """Mean KL(teacher || student) on each pool, in nats."""
     agreements: Mapping[str, float]
     """Share of each pool's images that both put into the same class."""
-
-    @property
-    def fidelity(self) -> float:
-        """Minus the mean divergence, each pool one vote: 0 is perfect, larger is better."""
-        return -statistics.fmean(self.divergences.values())
+    fidelity: float
+    """Minus the divergence, in nats: 0 is perfect, larger is better. Of a student alone the mean,
+    each pool one vote; of students side by side what the pools agree on (see `together`)."""
 
     @property
     def agreement(self) -> float:
@@ -104,7 +103,39 @@ class Jury:
                 agreements[name] = float((mine.argmax(1) == theirs.argmax(1)).float().mean())
         if not divergences:
             return None
-        return Verdict(divergences=divergences, agreements=agreements)
+        fidelity = -statistics.fmean(divergences.values())
+        return Verdict(divergences=divergences, agreements=agreements, fidelity=fidelity)
+
+
+def together(verdicts: Mapping[str, Verdict], makers: Mapping[str, str]) -> dict[str, Verdict]:
+    """The same verdicts, each student's fidelity by the consensus of the pools on all of them.
+
+    `makers` names who made each pool.
+    """
+    if not verdicts:
+        return {}
+    found = _consensus(verdicts, makers)
+    return {
+        name: replace(verdict, fidelity=-float(divergence))
+        for (name, verdict), divergence in zip(verdicts.items(), found.divergences, strict=True)
+    }
+
+
+def sureness(
+    verdicts: Mapping[str, Verdict], makers: Mapping[str, str], among: Collection[str]
+) -> float:
+    """How often the best `among` them is also chosen by juries drawn from the pools, a share.
+
+    1,000 juries, each of as many pools, drawn with replacement.
+    """
+    found = _consensus(verdicts, makers)
+    candidates = [number for number, name in enumerate(verdicts) if name in among]
+    chosen = found.divergences[candidates].argmin()
+    return float((found.resampled()[:, candidates].argmin(1) == chosen).mean())
+
+
+def _consensus(verdicts: Mapping[str, Verdict], makers: Mapping[str, str]) -> Consensus:
+    return consensus({name: found.divergences for name, found in verdicts.items()}, makers)
 
 
 def degenerate(logits: Tensor) -> bool:

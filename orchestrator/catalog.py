@@ -83,6 +83,7 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "score": (result.best.best or {})["score"],
         "accuracy": (result.best.best or {}).get("accuracy"),
         "verdict": verdict.as_json() if verdict else None,
+        "sureness": result.run.sureness(),
         "jury_against_accuracy": result.run.jury_against_accuracy(),
         "teacher_accuracy": result.teacher_accuracy,
         "noise_control_accuracy": (

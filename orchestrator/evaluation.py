@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
+from dfkd.methods.jury import together
 from dfkd.methods.losses import distillation
 from dfkd.methods.teacher import Teacher
 from dfkd.orchestrator.export import BEST
@@ -18,7 +19,7 @@ from dfkd.orchestrator.programs import load_program
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.verdicts import jury_of
+from dfkd.orchestrator.verdicts import jury_of, makers_of
 from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import teacher_from_bytes
@@ -43,7 +44,7 @@ class Evaluation:
     pools: int = 0
     """In the jury. None: the two figures that follow are None."""
     fidelity: float | None = None
-    """Minus the mean KL(teacher || student) on the pools' synthetic images, in nats."""
+    """Minus KL(teacher || student) on the pools' synthetic images, their consensus, in nats."""
     jury_agreement: float | None = None
     """Share of these that student and teacher put into the same class."""
 
@@ -100,14 +101,17 @@ def _beside_teacher(
 
 
 def _by_jury(network: torch.nn.Module, run: Run, teacher: Teacher) -> dict[str, Any]:
-    """The verdict of its sweep, without the pool that the student was taught from."""
+    """The verdict of its sweep, without the pool that the student was taught from.
+
+    Its fidelity is by the consensus on it and on the sweep's other students.
+    """
     own = (run.facts().get("best") or {}).get("trial", "")
     verdict = jury_of(run, teacher).judge(network, without={own}) if run.controls() else None
     if verdict is None:
         return {}
     return {
         "pools": len(verdict.divergences),
-        "fidelity": verdict.fidelity,
+        "fidelity": together(run.verdicts() | {own: verdict}, makers_of(run))[own].fidelity,
         "jury_agreement": verdict.agreement,
     }
 

@@ -55,7 +55,8 @@ BY_ACCURACY = (
 VERDICT = """
 On the synthetic images of {pools} pools that it was not taught from, its KL divergence from its
 teacher is {divergence:.4f} ± {spread:.4f} nats (± between pools), and it answers with the same
-class to {agreement:.2%} of them. Each pool has one vote.
+class to {agreement:.2%} of them. The divergence is a geometric mean, in which a pool weighs as much
+as it tells the sweep's students apart in the way the other pools do.
 """
 LABELS_SHOWN = 20
 

@@ -78,6 +78,10 @@ def jury(result: SweepResult) -> Iterator[str]:
         "chosen without real data, by fidelity: minus KL(teacher || student), in nats, on images "
         f"of {len(found.divergences)} pools that it was not taught from; ± between pools"
     )
+    sureness = result.run.sureness()
+    if sureness is not None:
+        share = f"{100 * sureness:.0f} %"
+        yield f"juries drawn again from these pools choose the same student in {share}"
     told = result.run.jury_against_accuracy()
     if told is not None and told["trials"] > 1:
         rank = "" if told["spearman"] is None else f"Spearman {told['spearman']:.2f}, "

@@ -209,22 +209,27 @@ class Run:
         pq.write_table(table, buffer)
         self.folder.write(RESULTS, buffer.getvalue())
 
-    def write_verdicts(self, verdicts: Mapping[str, Verdict], how_well: Any) -> None:
-        """Keep the jury's verdict on each trial, and how well they ranked the students."""
+    def write_verdicts(self, verdicts: Mapping[str, Verdict], **facts: Any) -> None:
+        """Keep the jury's verdict on each trial, and facts about them all."""
         trials = {id: verdict.as_json() for id, verdict in verdicts.items()}
-        self.folder.write_json(JURY, {"trials": trials, "against_accuracy": how_well})
+        self.folder.write_json(JURY, {"trials": trials, **facts})
 
     def verdicts(self) -> dict[str, Verdict]:
         """The jury's verdict on each trial; empty before the sweep has ended."""
         kept = (self.folder.read_json(JURY) or {"trials": {}})["trials"]
         return {
-            id: Verdict(divergences=tree["divergences"], agreements=tree["agreements"])
+            id: Verdict(**{key: tree[key] for key in ("divergences", "agreements", "fidelity")})
             for id, tree in kept.items()
         }
 
     def jury_against_accuracy(self) -> dict[str, Any] | None:
         """What `write_verdicts` kept of how well the jury ranked; None where nothing is known."""
         found: dict[str, Any] | None = (self.folder.read_json(JURY) or {}).get("against_accuracy")
+        return found
+
+    def sureness(self) -> float | None:
+        """Share of resampled juries that chose as the jury did; None where there was one trial."""
+        found: float | None = (self.folder.read_json(JURY) or {}).get("sureness")
         return found
 
     @contextmanager

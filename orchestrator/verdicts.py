@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dfkd.methods.jury import Jury, Verdict
+from dfkd.methods.jury import Jury, Verdict, sureness, together
 from dfkd.methods.teacher import Teacher
 from dfkd.orchestrator.export import rebuild
 from dfkd.orchestrator.places import Place
@@ -28,13 +28,23 @@ TOGETHER = 16  # students that one place judges
 
 
 def give_verdicts(run: Run, records: Sequence[TrialRecord], place: Place) -> dict[str, Verdict]:
-    """Judge the students of all trials that left one, and keep what was found in jury.json."""
+    """Judge the students of all trials that left one, and keep what was found in jury.json.
+
+    Each is judged by itself, on workers; here the pools' consensus on all of them is found.
+    """
     ids = sorted(r.spec.id for r in records if r.outcome in ("finished", "stopped") and r.best)
     parts = [ids[start : start + TOGETHER] for start in range(0, len(ids), TOGETHER)]
     found: dict[str, Verdict] = {}
     for verdicts in place(judge, [(run.folder.uri, part, place.device) for part in parts]):
         found |= verdicts
-    run.write_verdicts(found, how_well(found, {record.spec.id: record for record in records}))
+    makers = makers_of(run)
+    found = together(found, makers)
+    candidates = found.keys() - {CONTROL_ID}
+    run.write_verdicts(
+        found,
+        sureness=sureness(found, makers, candidates) if len(candidates) > 1 else None,
+        against_accuracy=how_well(found, {record.spec.id: record for record in records}),
+    )
     return found
 
 
@@ -64,6 +74,12 @@ def jury_of(run: Run, teacher: Teacher) -> Jury:
     return Jury(teacher, pools)
 
 
+def makers_of(run: Run) -> dict[str, str]:
+    """The method that made each pool of the run; a control pool's is its name's first word."""
+    controls = {pool.name: pool.name.split()[0] for pool in run.controls()}
+    return controls | {record.spec.id: record.spec.method for record in run.records()}
+
+
 def how_well(
     verdicts: Mapping[str, Verdict], records: Mapping[str, TrialRecord]
 ) -> dict[str, Any] | None:
@@ -74,9 +90,9 @@ def how_well(
     neither.
     """
     pairs = [
-        (verdict.fidelity, records[id].best["accuracy"])  # type: ignore[index]
+        (verdict.fidelity, best["accuracy"])
         for id, verdict in verdicts.items()
-        if id != CONTROL_ID and "accuracy" in (records[id].best or {})
+        if id != CONTROL_ID and (best := records[id].best) and "accuracy" in best
     ]
     if not pairs:
         return None

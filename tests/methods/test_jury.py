@@ -1,7 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from dfkd.methods.jury import AT_ONCE, Jury, ProbePool, degenerate, logits_of
+from dfkd.methods.jury import (
+    AT_ONCE,
+    Jury,
+    ProbePool,
+    Verdict,
+    degenerate,
+    logits_of,
+    sureness,
+    together,
+)
 from dfkd.methods.networks import Normalized, build_network
 from dfkd.methods.teacher import Teacher
 
@@ -36,6 +47,12 @@ def jury(teacher):
 
 def student(seed):
     return Normalized(network(seed), MEAN, STD).eval()
+
+
+def verdict(*divergences):
+    """By as many pools, called a, b and so on."""
+    by_pool = dict(zip("abcdefgh", divergences, strict=False))
+    return Verdict(divergences=by_pool, agreements=dict.fromkeys(by_pool, 0.5), fidelity=-99.0)
 
 
 def test_the_teacher_itself_is_judged_perfect(jury):
@@ -123,3 +140,45 @@ def test_the_batches_of_a_large_pool_change_nothing():
     judged, images = student(5).eval(), pool("a", 1, count=AT_ONCE + 7).images
     whole = judged(images.float() / 255).detach()
     assert torch.allclose(logits_of(judged, images), whole, atol=1e-5)
+
+
+# Students side by side
+
+
+def test_side_by_side_only_the_fidelity_is_another():
+    alone = {"one": verdict(0.1, 0.4), "two": verdict(0.3, 1.2)}
+    for name, found in together(alone, {}).items():
+        assert found == replace(alone[name], fidelity=found.fidelity)
+
+
+def test_side_by_side_fidelity_is_minus_the_pools_consensus():
+    found = together({"one": verdict(0.1, 0.4, 1.6), "two": verdict(0.2, 0.8, 3.2)}, {})
+    assert found["one"].fidelity == pytest.approx(-0.4, rel=1e-3)
+    assert found["two"].fidelity == pytest.approx(-0.8, rel=1e-3)
+
+
+def test_side_by_side_the_pools_of_one_maker_have_one_vote():
+    verdicts = {"one": verdict(1, 1, 1, 1, 2, 2), "two": verdict(2, 2, 2, 2, 1, 1)}
+    apart, of_one = together(verdicts, {}), together(verdicts, dict.fromkeys("abcd", "maker"))
+    assert apart["one"].fidelity > apart["two"].fidelity
+    assert of_one["one"].fidelity < of_one["two"].fidelity
+
+
+def test_nobody_side_by_side_is_nobody():
+    assert together({}, {}) == {}
+
+
+def test_a_choice_that_every_pool_makes_is_sure():
+    verdicts = {"far": verdict(1.0, 2.0, 3.0), "near": verdict(0.1, 0.2, 0.3)}
+    assert sureness(verdicts, {}, verdicts) == 1
+
+
+def test_a_choice_between_equals_is_not_sure():
+    divergences = [0.1, 0.3, 0.1, 0.3, 0.1, 0.3]
+    verdicts = {"one": verdict(*divergences), "two": verdict(*divergences[::-1])}
+    assert 0.3 < sureness(verdicts, {}, verdicts) < 0.8
+
+
+def test_sureness_is_about_the_candidates_alone():
+    verdicts = {"a": verdict(0.3, 0.4), "b": verdict(0.5, 0.6), "control": verdict(0.1, 0.1)}
+    assert sureness(verdicts, {}, {"a", "b"}) == 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_tasks import EPOCHS
 
 from dfkd.methods.jury import PROBES, ProbePool, Verdict
-from dfkd.orchestrator import controls
+from dfkd.orchestrator import controls, rendering
 from dfkd.orchestrator.controls import EXTRA_ROUNDS, equip, make_controls
 from dfkd.orchestrator.places import Here
 from dfkd.orchestrator.probes import pools_from_bytes, pools_to_bytes
@@ -17,7 +17,14 @@ from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import distill
 from dfkd.orchestrator.trials import PROBE_FILE, Trial, run_trial
-from dfkd.orchestrator.verdicts import give_verdicts, how_well, judge, ranks, spearman
+from dfkd.orchestrator.verdicts import (
+    give_verdicts,
+    how_well,
+    judge,
+    makers_of,
+    ranks,
+    spearman,
+)
 
 pytest_plugins = ["small_task_fixtures"]
 pytestmark = pytest.mark.usefixtures("dfkd_cache")
@@ -47,7 +54,7 @@ def spec(id="t000", seed=3, **recipe):
 def record(id, fidelity, accuracy):
     row = {"epoch": 1, "score": fidelity, "accuracy": accuracy}
     found = TrialRecord(spec=spec(id), rows=(row,), outcome="finished")
-    return found, Verdict(divergences={"p": -fidelity}, agreements={"p": 1.0})
+    return found, Verdict(divergences={"p": -fidelity}, agreements={"p": 1.0}, fidelity=fidelity)
 
 
 # Control pools
@@ -173,6 +180,64 @@ def test_nobody_is_judged_by_images_of_their_own(done):
 def test_the_run_folder_remembers_the_verdict(done):
     records = done.run.records()
     assert done.run.verdicts() == give_verdicts(done.run, records, Here()) == done.verdicts
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Three trials and the control, their run folder, and a place that judged them already."""
+    pools = {"p": 1.0, "q": 3.0, "r": 0.5}
+    distances = {"t000": 0.3, "t001": 0.1, "t002": 0.2, CONTROL_ID: 0.01}
+    verdicts = {
+        id: Verdict(
+            divergences={pool: level * distance for pool, level in pools.items()},
+            agreements=dict.fromkeys(pools, 1.0),
+            fidelity=0.0,
+        )
+        for id, distance in distances.items()
+    }
+    records = [record(id, -1.0, 1 - distance)[0] for id, distance in distances.items()]
+    run = Run(Folder.of(str(tmp_path)))
+    return give_verdicts(run, records, Judged([verdicts])), run
+
+
+class Judged(Here):
+    """A place where everything was done before."""
+
+    def __init__(self, results):
+        super().__init__("cpu")
+        self.results = results
+
+    def __call__(self, function, calls):
+        return self.results
+
+
+def test_fidelity_is_what_the_pools_agree_on(many):
+    typical = (1.0 * 3.0 * 0.5) ** (1 / 3)
+    assert many[0]["t000"].fidelity == pytest.approx(-0.3 * typical, rel=1e-3)
+    assert max(many[0], key=lambda id: many[0][id].fidelity) == CONTROL_ID
+
+
+def test_the_run_folder_says_how_sure_the_choice_is(many):
+    assert many[1].sureness() == 1.0  # all pools choose t001, the control being no candidate
+
+
+def test_every_pool_of_a_run_has_the_method_that_made_it(done):
+    noisy = {"deepinversion and noise": "deepinversion"}
+    controls = {name: name for name in EXTRA_ROUNDS} | noisy
+    assert makers_of(done.run) == controls | {"t000": done.best.spec.method}
+
+
+def test_one_trial_alone_is_no_choice_to_be_sure_of(done):
+    assert done.run.sureness() is None
+
+
+def test_the_summary_says_how_sure_the_choice_is(done, many):
+    told = list(rendering.jury(replace(done, run=many[1])))
+    assert "juries drawn again from these pools choose the same student in 100 %" in told
+
+
+def test_the_summary_of_one_trial_says_nothing_of_other_juries(done):
+    assert not any("drawn again" in sentence for sentence in rendering.jury(done))
 
 
 def test_a_choice_of_the_best_costs_nothing():
