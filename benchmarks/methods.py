@@ -32,13 +32,13 @@ from tables import insert, report
 
 from dfkd.methods import METHODS
 from dfkd.methods.errors import DfkdError
+from dfkd.methods.jury import PROBES
 from dfkd.orchestrator.robustness import robustness
 from dfkd.orchestrator.specs import Choices, TrialSpec, plan_methods
 from dfkd.orchestrator.trials import Surroundings, Trial, correct
 from dfkd.search_spaces.data import LabeledImages
 
 RESULTS = Path(__file__).parent / "methods.jsonl"
-PROBES = 300  # images that a run puts aside for the jury
 WATCHED = 2000  # test images that each epoch is measured on; the last epoch on all
 BUDGETS = {"digits": 30.0, "fashion_mnist": 60.0, "framed_fashion": 60.0}  # seconds
 SEEDS = {"digits": 5, "fashion_mnist": 3, "framed_fashion": 3}
@@ -252,13 +252,13 @@ def measure(run: Run, epochs: int, keep: Path | None) -> dict[str, Any]:
 
 
 def save_for_jury(folder: Path, run: Run, ended: Trial, accuracy: float) -> None:
-    """The student, and images [PROBES, channels, H, W] of those it was taught from."""
-    probes = ended.method.source.sample(PROBES, torch.Generator().manual_seed(0)).images
+    """The student, and images [PROBES, channels, H, W] that it puts aside for the jury."""
+    probes = ended.method.probes(PROBES, torch.Generator().manual_seed(0))
     kept = {
         "key": run.key,
         "recipe": dict(ended.spec.recipe),
         "accuracy": accuracy,
-        "probes": (probes * 255).round().to(torch.uint8),
+        "probes": probes,
         "student": {name: w.contiguous() for name, w in ended.inner.state_dict().items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
