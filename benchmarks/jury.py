@@ -45,7 +45,7 @@ SWEEPS = 1000  # of trials that are scored by their own pools and the control po
 FEW = 5000  # test images that cannot tell students apart: more are then looked at
 SURENESS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)
 LINES: dict[tuple[str, str], list[dict[str, Any]]] = {}
-"""The trials, by task and teacher: read here, inherited by the forked sessions."""
+"""The trials, by task and teacher: read here, inherited by the forked hearings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def main() -> None:
         for line in lines_of(folder):
             LINES.setdefault((line["key"][0], line["key"][1]), []).append(line)
     with multiprocessing.get_context("fork").Pool(given.jobs, maxtasksperchild=1) as pool:
-        found = pool.map(session, sorted(LINES), chunksize=1)
+        found = pool.map(hearing, sorted(LINES), chunksize=1)
     figures = {f"{court.task}, {court.teacher}": rules for court, rules, _ in found}
     parts = ["### Over all tasks and teachers", overall(figures)]
     sure = [(court.task, sweeps) for court, _, sweeps in found]
@@ -121,7 +121,7 @@ def main() -> None:
         print(text)
 
 
-def session(cell: tuple[str, str]) -> tuple[Court, dict[str, Figures], Matrix]:
+def hearing(cell: tuple[str, str]) -> tuple[Court, dict[str, Figures], Matrix]:
     """The court of a task and a teacher, how each rule did there, and how sure the choices were."""
     torch.set_num_threads(1)
     held = court(*cell, LINES[cell])
