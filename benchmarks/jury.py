@@ -44,6 +44,8 @@ DRAWS = 4000  # of eight trials, all scored by the whole jury
 SWEEPS = 1000  # of trials that are scored by their own pools and the control pools
 FEW = 5000  # test images that cannot tell students apart: more are then looked at
 SURENESS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)
+LINES: dict[tuple[str, str], list[dict[str, Any]]] = {}
+"""The trials, by task and teacher: read here, inherited by the forked hearings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,11 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a document with <!-- tables --> marks")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for folder in given.folders:
         for line in lines_of(folder):
-            cells.setdefault((line["key"][0], line["key"][1]), []).append(line)
-    work = [(*cell, lines) for cell, lines in sorted(cells.items())]
+            LINES.setdefault((line["key"][0], line["key"][1]), []).append(line)
     with multiprocessing.get_context("fork").Pool(given.jobs, maxtasksperchild=1) as pool:
-        found = pool.map(session, work, chunksize=1)
+        found = pool.map(hearing, sorted(LINES), chunksize=1)
     figures = {f"{court.task}, {court.teacher}": rules for court, rules, _ in found}
     parts = ["### Over all tasks and teachers", overall(figures)]
     sure = [(court.task, sweeps) for court, _, sweeps in found]
@@ -121,12 +121,10 @@ def main() -> None:
         print(text)
 
 
-def session(
-    work: tuple[str, str, Sequence[Mapping[str, Any]]],
-) -> tuple[Court, dict[str, Figures], Matrix]:
-    """One court, how each rule did there, and how sure the choices were."""
+def hearing(cell: tuple[str, str]) -> tuple[Court, dict[str, Figures], Matrix]:
+    """The court of a task and a teacher, how each rule did there, and how sure the choices were."""
     torch.set_num_threads(1)
-    held = court(*work)
+    held = court(*cell, LINES[cell])
     rules = {name: figures(name, held) for name in [*RULES, "at random"]}
     return held, rules, resampled(held)
 
