@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,10 +88,13 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     if address == "local" and " " in sys.executable:  # Ray starts workers by an unquoted command
         own["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
+    on_request = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweepFailed(f"Ray cannot be reached at {address}: {error}") from None
+    if threading.current_thread() is threading.main_thread() and callable(on_request):
+        signal.signal(signal.SIGTERM, on_request)  # Ray's ends in an abort, after all was saved
     if address == "local":
         use_running_workers()
     try:

@@ -75,3 +75,12 @@ def test_interrupting_saves_the_state_and_tells_how_to_go_on(tmp_path, dfkd_cach
     status, _, complained = end(start_sweep(task, tmp_path, *OPTIONS))
     assert status == 0, complained
     assert_complete(tmp_path)
+
+
+def test_a_request_to_end_counts_as_an_interruption(tmp_path, dfkd_cache):
+    process = start_sweep(write_task(tmp_path, EPOCHS, kd_steps=20), tmp_path, *OPTIONS)
+    wait_until(lambda: len(history(tmp_path, "t000")) >= 1)
+    process.send_signal(signal.SIGTERM)
+    status, _, complained = end(process, 60)
+    assert status == 130
+    assert "dfkd resume s" in complained and "SIGTERM received" not in complained
