@@ -206,7 +206,7 @@ service.start()
 one = OthersShards(Keepers(service.address), "one")
 for number in range(50):
     images = torch.full((1000, 3, 32, 32), number, dtype=torch.uint8)
-    one.add([Shard(images, torch.zeros(1000, dtype=torch.int64))], [0.0], 0)
+    one.add([Shard(images, torch.zeros(1000, dtype=torch.int64))], [0.0], number)
     ray.get([k.counts.remote() for k in service._keepers.values()])
 two = OthersShards(Keepers(service.address), "two")
 seen = set()
