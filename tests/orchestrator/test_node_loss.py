@@ -13,7 +13,7 @@ from dfkd.orchestrator.watching import Silent
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-EPOCHS = 30
+EPOCHS = 20
 QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

@@ -111,14 +111,6 @@ def test_trials_at_the_same_time_make_nothing_twice(run, unshared):
     assert listener.taken == (TRIALS - 1) * EPOCHS
 
 
-def test_a_trial_whose_two_workers_take_everything_equals_the_one_that_made_it(run):
-    settings = {"adversarial_weight": 0.0, "student_lr": 0.05}  # nothing is left to search
-    rows, listener = run("exact", workers=2, cpus_per_worker=0.9, trials=2, settings=settings)
-    made, taken = ([{**r, "trial": ""} for r in rows if r["trial"] == t] for t in ("t000", "t001"))
-    assert made == taken
-    assert listener.taken == 2 * EPOCHS  # by each of its workers
-
-
 def test_trials_of_one_teacher_are_taught_from_each_others_shards(run):
     rows, listener = run("teacher", settings={"drawn_share": 0.5})
     by_trial = {trial: [r for r in rows if r["trial"] == trial] for trial in ("t000", "t002")}
