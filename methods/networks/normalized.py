@@ -33,23 +33,28 @@ class Normalized(nn.Module):
 
 @torch.no_grad()
 def require_logits(network: nn.Module, name: str, shape: ImageShape, classes: int) -> None:
-    """Raise ConfigError unless `network`, in evaluation mode, answers images of `shape`.
+    """Raise ConfigError unless `network`, in evaluation mode, answers any number of such images.
 
     Networks that pool adaptively take any size, but some halve it too often, or, as transformers
-    do, take one size only.
+    do, take one size only; a program may be made for one size of batch.
     """
-    images = torch.full((2, shape.channels, shape.height, shape.width), 0.5)
     was_training = network.training
     network.eval()
     try:
-        logits = network(images)
+        for count in (2, 3):
+            images = torch.full((count, shape.channels, shape.height, shape.width), 0.5)
+            _require_shape(network(images), name, (count, classes))
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        size = f"{shape.channels}x{shape.height}x{shape.width}"
         raise ConfigError(
-            f"{name} cannot take images of {shape.channels}x{shape.height}x{shape.width}: {reason}"
+            f"{name} cannot take {count} images of {size} at a time: {reason}"
         ) from None
     finally:
         network.train(was_training)
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        given = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(f"{name} answers {given} to an image, expected {classes} logits")
+
+
+def _require_shape(logits: object, name: str, wanted: tuple[int, int]) -> None:
+    if not isinstance(logits, Tensor) or logits.shape != wanted:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(f"{name} answers {given} to {wanted[0]} images, expected {wanted}")
