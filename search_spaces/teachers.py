@@ -119,6 +119,8 @@ def find_teacher(
     if reference is not None and _is_file(task, reference):
         return load_teacher(task, reference, say)
     task = with_teacher(task, reference)
+    if task.teacher.weights:
+        return load_teacher(task, f"{task.teacher.network}:{task.teacher.weights}", say)
     names = [task.name] if reference is None else [task.name, reference]
     data = _training_data(task)
     file = "-".join([*names, teacher_key(task, data)]) + ".safetensors"
@@ -146,6 +148,8 @@ def planned_teacher(task: Task, reference: str | None = None) -> TeacherWeights:
     if reference is not None and _is_file(task, reference):
         return load_teacher(task, reference)
     task = with_teacher(task, reference)
+    if task.teacher.weights:
+        return load_teacher(task, f"{task.teacher.network}:{task.teacher.weights}")
     _training_data(task)
     return TeacherWeights(task.teacher.network, _fresh(task).state_dict(), "not trained yet")
 
@@ -188,7 +192,9 @@ def _fresh(task: Task) -> nn.Module:
 def teacher_key(task: Task, data: LabeledImages) -> str:
     """A hash of all that determines the trained teacher."""
     pixels = hashlib.blake2b(data.images.numpy().tobytes() + data.labels.numpy().tobytes())
-    facts = [TRAINING_VERSION, asdict(task.teacher), task.mean, task.std, len(task.classes)]
+    spec = asdict(task.teacher)
+    del spec["weights"]  # it is trained
+    facts = [TRAINING_VERSION, spec, task.mean, task.std, len(task.classes)]
     facts += [list(data.images.shape), pixels.hexdigest(), torch.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
