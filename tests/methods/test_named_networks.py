@@ -1,5 +1,8 @@
 """The networks of the papers and of the libraries, by their names."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -264,3 +267,16 @@ def test_asking_what_a_network_takes_leaves_it_as_it_was():
     require_logits(network, "mine", ImageShape(3, 8, 8), 5)
     assert network.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+# What the documents say
+
+
+def test_the_page_of_networks_counts_parameters_as_they_are():
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    table = page[: page.index("## A teacher's weights")]
+    counted = re.findall(r"`([\w/-]+)` (\d{1,3}(?:,\d{3})+)", table)
+    assert len(counted) > 20
+    for name, count in counted:
+        assert f"{parameters(build_network(name, 3, 10)):,}" == count, name
+    assert {family.examples[0] for family in FAMILIES} <= {name for name, _ in counted}
