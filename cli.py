@@ -80,9 +80,9 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Fix a setting; `dfkd methods M` lists them."),
 ]
 Teacher = Annotated[
-    str | None, typer.Option(help="Weights, [NETWORK:]FILE, or a name from the task's `teachers`.")
+    str | None, typer.Option(help="[NETWORK:]FILE, NETWORK:TAG, or one of the task's `teachers`.")
 ]
-Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As convnet-12-24-32.")]
+Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As resnet18, wrn-16-1.")]
 Data = Annotated[str | None, typer.Option(metavar="PATH", help="Labeled images to measure with.")]
 Select = Annotated[
     str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")

@@ -16,13 +16,20 @@ from dfkd.methods.method import Workbench
 
 
 def check_maps(bench: Workbench) -> None:
-    """Raise ConfigError unless the teacher's head reads what its last pooling gives."""
+    """Raise ConfigError unless the teacher's answer is its head's, of what its last pooling gives.
+
+    Shapes alone do not tell: a VGG may have layers of one width between the two.
+    """
     teacher, shape = bench.teacher, bench.shape
     assert teacher.head is not None and teacher.pooled is not None, "see objections"
     blank = torch.zeros(1, shape.channels, shape.height, shape.width, device=bench.device)
     try:
-        place_weights(teacher.head, teacher.look(blank).maps, teacher.pooled)
-    except ValueError as error:
+        seen = teacher.look(blank)
+        place_weights(teacher.head, seen.maps, teacher.pooled)
+        pooled = F.adaptive_avg_pool2d(seen.maps, teacher.pooled).flatten(1)
+        if not torch.allclose(teacher.head(pooled), seen.logits, rtol=1e-3, atol=1e-3):
+            raise ValueError("its logits are others than its head's of what is pooled")
+    except (AssertionError, ValueError) as error:
         raise ConfigError(
             f"the teacher has layers between its last pooling and its last linear layer ({error}), "
             "so it has no class activation maps; set cam_weight=0 to synthesize without"

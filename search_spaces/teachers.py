@@ -11,12 +11,10 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -31,10 +29,19 @@ from dfkd.methods.random_streams import global_stream, stream
 from dfkd.methods.teacher import Teacher
 from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.files import cache_folder, write_atomically
+from dfkd.search_spaces.layouts import Fitted, Misfit, fit, misfits
+from dfkd.search_spaces.pretrained import LIBRARY_NETWORK, fetch, known_tags
+from dfkd.search_spaces.programs import PROGRAM, load_program, packed, unpacked
 from dfkd.search_spaces.task import TEACHER_NAME, Task
+from dfkd.search_spaces.teacher_checks import examine
+from dfkd.search_spaces.weight_files import WeightFile, read_weights
 
 TRAINING_VERSION = 1  # raise it when `train_teacher` changes: cached teachers are then made anew
 LOOK_EVERY = 20  # steps between two looks at the loss: a GPU waits at each
+NO_LAYERS = (
+    "a program is a black box that takes images in [0, 1] of the task's size only: methods that "
+    "need its BatchNorm layers (BN), features or maps cannot use it; `dfkd methods` lists the needs"
+)
 
 Progress = Callable[[int, int], None]
 """Is told now and then how many steps are done, and of how many."""
@@ -63,7 +70,11 @@ class TeacherWeights:
         return digest.hexdigest()
 
     def build(self, task: Task) -> Teacher:
-        """The teacher as methods use it, frozen, on the CPU."""
+        """The teacher as methods use it, frozen, on the CPU; a program normalizes by itself."""
+        if self.network == PROGRAM:
+            channels = task.shape.channels
+            black_box = unpacked(self.state, f"teacher {self.origin}")
+            return Teacher(black_box, (0.0,) * channels, (1.0,) * channels)
         network = build_network(self.network, task.shape.channels, len(task.classes))
         network.load_state_dict(dict(self.state))
         return Teacher(network, task.mean, task.std)
@@ -98,15 +109,18 @@ def find_teacher(
 ) -> TeacherWeights:
     """The teacher that `reference` names, or the task's own, trained and cached if need be.
 
-    `reference` is one of the task's `teachers`, or `[NETWORK:]FILE`: weights as safetensors or as
+    `reference` is one of the task's `teachers`; or `[NETWORK:]FILE`: weights as safetensors or as
     torch saves a state dict, of the task's teacher network unless NETWORK (such as
-    convnet-24-48-64) says otherwise. A file called as a teacher is `./NAME`. `say` is told when
-    training starts and how far it is. Raises ConfigError when there is no such teacher or it does
-    not fit, TeacherFailed when it cannot be trained.
+    convnet-24-48-64) says otherwise, or a .pt2 program; or `NETWORK:TAG`: weights that torchvision
+    or timm publishes. A file called as a teacher is `./NAME`. `say` is told when training starts
+    and how far it is, and what a teacher that is given is. Raises ConfigError when there is no such
+    teacher or it does not fit, TeacherFailed when it cannot be trained.
     """
     if reference is not None and _is_file(task, reference):
-        return load_teacher(task, reference)
+        return load_teacher(task, reference, say)
     task = with_teacher(task, reference)
+    if task.teacher.weights:
+        return load_teacher(task, f"{task.teacher.network}:{task.teacher.weights}", say)
     names = [task.name] if reference is None else [task.name, reference]
     data = _training_data(task)
     file = "-".join([*names, teacher_key(task, data)]) + ".safetensors"
@@ -134,6 +148,8 @@ def planned_teacher(task: Task, reference: str | None = None) -> TeacherWeights:
     if reference is not None and _is_file(task, reference):
         return load_teacher(task, reference)
     task = with_teacher(task, reference)
+    if task.teacher.weights:
+        return load_teacher(task, f"{task.teacher.network}:{task.teacher.weights}")
     _training_data(task)
     return TeacherWeights(task.teacher.network, _fresh(task).state_dict(), "not trained yet")
 
@@ -176,7 +192,9 @@ def _fresh(task: Task) -> nn.Module:
 def teacher_key(task: Task, data: LabeledImages) -> str:
     """A hash of all that determines the trained teacher."""
     pixels = hashlib.blake2b(data.images.numpy().tobytes() + data.labels.numpy().tobytes())
-    facts = [TRAINING_VERSION, asdict(task.teacher), task.mean, task.std, len(task.classes)]
+    spec = asdict(task.teacher)
+    del spec["weights"]  # it is trained
+    facts = [TRAINING_VERSION, spec, task.mean, task.std, len(task.classes)]
     facts += [list(data.images.shape), pixels.hexdigest(), torch.__version__]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
@@ -243,100 +261,68 @@ def every_quarter(title: str, say: Callable[[str], None], did: str = "trained") 
     return on_progress
 
 
-def load_teacher(task: Task, reference: str) -> TeacherWeights:
-    """The weights that `[NETWORK:]FILE` names, checked against the task."""
+def load_teacher(
+    task: Task, reference: str, say: Callable[[str], None] = lambda text: None
+) -> TeacherWeights:
+    """The weights that `[NETWORK:]FILE` or `NETWORK:TAG` means, checked against the task.
+
+    `say` is told what they are. Raises ConfigError with every problem.
+    """
     name, path = _split(reference)
-    state, network = read_weights(path)
-    network = name or network or task.teacher.network
-    problems = misfits(state, network, task, path)
-    if problems:
-        raise ConfigError(*problems)
-    return TeacherWeights(network, state, path)
+    title = f"teacher {reference}"
+    remarks: list[str | None]
+    if path.endswith(".pt2"):
+        weights, remarks = _program(path), [NO_LAYERS]
+    elif os.path.isfile(path) or not LIBRARY_NETWORK.fullmatch(name):
+        file = read_weights(path)
+        network = name or file.network or task.teacher.network
+        fitted = _fitted(task, file, network, f"teacher file {path}")
+        weights, remarks = TeacherWeights(network, fitted.state, path), [fitted.remark]
+    else:
+        published = fetch(name, path)
+        fitted = _fitted(task, published.file, name, title)
+        weights = TeacherWeights(name, fitted.state, reference)
+        remarks = [fitted.remark, published.remark(task.mean, task.std)]
+    say(examine(task, weights.build(task), f"{title} ({weights.network})"))
+    for remark in filter(None, remarks):
+        say(f"{title}: {remark}")
+    return weights
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """The network's name, or "", and the file of `[NETWORK:]FILE`; a file may have colons too."""
+    """The network's name, or "", and the file or tag; a file's own name may have colons too."""
     name, _, path = reference.partition(":")
-    if os.path.isfile(path) and not os.path.isfile(reference):
+    if os.path.isfile(reference):
+        return "", reference
+    if os.path.isfile(path):
+        return name, path
+    if LIBRARY_NETWORK.fullmatch(name):
+        if not path:
+            known = ", ".join(known_tags(name)) or "none"
+            raise ConfigError(
+                f"teacher {name} needs weights: --teacher {name}:TAG, published tags are {known}; "
+                f"or --teacher {name}:FILE"
+            )
         return name, path
     return "", reference
 
 
-def read_weights(path: str) -> tuple[dict[str, Tensor], str | None]:
-    """A state dict, and its network's name where the file says it. Never runs a pickle's code."""
-    advice = "expected safetensors, or a state dict saved by torch.save"
-    if not os.path.isfile(path):
-        raise ConfigError(f"teacher file {path} does not exist; {advice}")
-    network = None
-    try:
-        if path.endswith(".safetensors"):
-            with safetensors.safe_open(path, framework="pt") as file:
-                network = (file.metadata() or {}).get("network")
-                state: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no pickle, torch's unpickler may raise anything
-        if isinstance(error, pickle.UnpicklingError) and " GLOBAL " in str(error):
-            raise ConfigError(
-                f"teacher file {path} holds more than weights and was refused, its code not run; "
-                "save the weights alone: torch.save(model.state_dict(), FILE)"
-            ) from None
-        wrapped = str(error).startswith("Weights only load failed")  # in long advice to us
-        reason = "it is damaged, or something else than weights" if wrapped else _first_line(error)
-        raise ConfigError(f"teacher file {path} cannot be read: {reason}; {advice}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(map(_is_weight, state, state.values())):
-        raise ConfigError(f"teacher file {path} holds no state dict; {advice}")
-    return {
-        key.removeprefix("module."): tensor.detach().clone(memory_format=torch.contiguous_format)
-        for key, tensor in state.items()
-    }, network
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _is_weight(name: Any, value: Any) -> bool:
-    return (
-        isinstance(name, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_complex()
-        and not value.is_quantized
-    )
-
-
-def misfits(state: Mapping[str, Tensor], network: str, task: Task, path: str) -> list[str]:
-    """Why these weights are not those of `network` with the task's classes; empty if they are."""
+def _fitted(task: Task, file: WeightFile, network: str, title: str) -> Fitted:
+    """The weights under the network's own names, checked against the task."""
     wanted = build_network(network, task.shape.channels, len(task.classes)).state_dict()
-    missing = [
-        key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
-    ]
-    extra = [key for key in state if key not in wanted]
-    if missing or extra:
-        return [
-            f"teacher file {path} is not a {network}: "
-            f"{len(missing)} weights missing ({', '.join(missing[:3]) or 'none'}), "
-            f"{len(extra)} unknown ({', '.join(extra[:3]) or 'none'}); "
-            "name its network with --teacher NETWORK:FILE"
-        ]
-    problems = []
-    head = [key for key in wanted if wanted[key].ndim == 1][-1]
-    if state[head].ndim == 1 and state[head].shape != wanted[head].shape:
-        problems.append(
-            f"teacher file {path} has {len(state[head])} classes, "
-            f"task {task.name} has {len(task.classes)}"
-        )
-    wrong = [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if wrong and not problems:
-        problems.append(f"teacher file {path} is not a {network}: {wrong[0]}")
-    if any(not tensor.float().isfinite().all() for tensor in state.values()):
-        problems.append(f"teacher file {path} holds weights that are not finite")
-    return problems
+    try:
+        fitted = fit(file, wanted)
+    except Misfit as reason:
+        raise ConfigError(
+            f"{title} is not a {network}: {reason}; name its network with --teacher NETWORK:FILE"
+        ) from None
+    problems = misfits(fitted.state, wanted, network, task.name)
+    if problems:
+        raise ConfigError(*(f"{title} {problem}" for problem in problems))
+    return fitted
+
+
+def _program(path: str) -> TeacherWeights:
+    """A torch.export program as a teacher."""
+    load_program(path, "teacher")  # refused before it is kept
+    return TeacherWeights(PROGRAM, packed(path), path)

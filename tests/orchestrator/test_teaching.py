@@ -165,6 +165,11 @@ def test_all_mistakes_are_told_at_once(refused):
     assert len(refused(**options, to="teacher.pt")) == 5
 
 
+def test_weights_cannot_be_set_as_they_are_what_is_trained(refused):
+    (problem,) = refused(settings={"weights": "IMAGENET1K_V1"})
+    assert "--teacher" in problem
+
+
 def test_a_file_that_is_there_is_refused(refused, tmp_path):
     (tmp_path / "stripes-teacher.safetensors").touch()
     assert "--force" in refused()[0]

@@ -382,3 +382,24 @@ def test_class_names_that_yaml_misreads_are_to_be_quoted():
 
 def test_unknown_keys_and_wrong_values_are_told_at_once():
     assert len(problems_of({"colour": "red", "epochs": 0})) == 2
+
+
+# A teacher's weights
+
+
+def test_a_teachers_file_lies_beside_the_tasks(tmp_path):
+    changes = {"teacher.weights": "mine.pt", "teachers.other.weights": "other.pt"}
+    task = load_task(write_task(tmp_path / "task", changes))
+    files = [task.teacher.weights, task.teachers["other"].weights]
+    assert files == [str(tmp_path / "task" / name) for name in ("mine.pt", "other.pt")]
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "/elsewhere/mine.pt"])
+def test_a_tag_and_an_absolute_path_stay_as_they_are(tmp_path, weights):
+    task = load_task(write_task(tmp_path, {"teacher.weights": weights}))
+    assert task.teacher.weights == weights
+
+
+def test_another_teacher_does_not_take_over_the_weights():
+    task = parse({"teacher.weights": "IMAGENET1K_V1", "teachers.plain": {"shift": 0}})
+    assert task.teachers["plain"].weights == ""

@@ -490,6 +490,23 @@ def test_a_network_may_be_named_before_a_file_with_a_colon(stripes_task, saved):
     assert find_teacher(stripes_task, f"convnet-3-5:{path}").network == "convnet-3-5"
 
 
+def test_a_task_may_name_its_teachers_weights(tmp_path, cache, no_training):
+    no_training()
+    path = write_task(tmp_path, {"teacher.weights": "mine.pt", "teachers.plain.shift": 0})
+    network = build_network("convnet-4-4", 1, 3)
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    task, said = load_task(path), []
+    for found in (find_teacher(task, say=said.append), planned_teacher(task)):
+        assert torch.equal(found.state["classifier.bias"], network.classifier.bias)
+    assert "2 BatchNorm layers" in said[0] and not cache.exists()
+
+
+def test_weights_that_a_task_names_must_be_there(tmp_path):
+    task = load_task(write_task(tmp_path, {"teacher.weights": "mine.pt"}))
+    with pytest.raises(ConfigError, match=r"mine.pt does not exist"):
+        find_teacher(task)
+
+
 def test_a_network_may_be_named_within_the_file(stripes_task, tmp_path):
     weights = TeacherWeights("convnet-3-5", build_network("convnet-3-5", 1, 3).state_dict(), "")
     (tmp_path / "teacher.safetensors").write_bytes(weights.to_bytes())

@@ -1,0 +1,116 @@
+"""Teachers that were trained by others on real images, from packages; skipped without these."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_tasks import tree
+from torchvision.transforms import v2
+
+from dfkd.methods.losses import layer_gaps
+from dfkd.methods.networks import parameters
+from dfkd.search_spaces.task import parse_task
+from dfkd.search_spaces.teachers import load_teacher
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "real_teachers.py"
+spec = importlib.util.spec_from_file_location("real_teachers", PATH)
+real_teachers = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = real_teachers
+spec.loader.exec_module(real_teachers)
+
+
+def or_skip(make, *given):
+    """What `make` makes; the test is skipped where a package is missing."""
+    try:
+        return make(*given)
+    except real_teachers.MissingPackage as missing:
+        pytest.skip(str(missing))
+
+
+def task_of(classes, size, mean, std):
+    """A task of `classes` classes and color images of `size` pixels, without images."""
+    changes = {
+        "classes": [f"class {i}" for i in range(classes)],
+        "image": {"channels": 3, "height": size, "width": size},
+        "normalize": {"mean": [mean] * 3, "std": [std] * 3},
+    }
+    return parse_task(yaml.safe_dump(tree(changes)), "test")
+
+
+def images_and_labels(data_set, transform):
+    found = or_skip(real_teachers.samples, data_set)
+    assert len(found) == 20
+    whole = [transform(v2.functional.pil_to_tensor(image)) for image, _ in found]
+    return torch.stack(whole).float() / 255, torch.tensor([label for _, label in found])
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    return task_of(1000, 224, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def imagenet_samples():
+    resize = v2.Resize(256, v2.InterpolationMode.BICUBIC)
+    return images_and_labels("imagenet", v2.Compose([resize, v2.CenterCrop(224)]))
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return task_of(10, 32, 0.0, 1 / 255)
+
+
+def test_the_packages_efficientnet_is_timms_by_order_and_shape(imagenet):
+    path = or_skip(real_teachers.efficientnet_file)
+    said = []
+    teacher = load_teacher(imagenet, f"{real_teachers.EFFICIENTNET}:{path}", said.append)
+    assert "49 BatchNorm layers" in said[0] and "order and shape" in said[1]
+    assert teacher.fingerprint == real_teachers.efficientnet().fingerprint
+
+
+@torch.no_grad()
+def test_the_imagenet_teacher_is_right_about_18_of_20_images(imagenet, imagenet_samples):
+    images, labels = imagenet_samples
+    teacher = or_skip(real_teachers.efficientnet).build(imagenet)
+    assert int((teacher.logits(images).argmax(1) == labels).sum()) == 18
+
+
+@torch.no_grad()
+def test_another_normalization_makes_the_imagenet_teacher_worse(imagenet_samples):
+    images, labels = imagenet_samples
+    wrong = task_of(1000, 224, 0.0, 1 / 255)
+    teacher = or_skip(real_teachers.efficientnet).build(wrong)
+    assert int((teacher.logits(images).argmax(1) == labels).sum()) <= 2
+
+
+@torch.no_grad()
+def test_the_cifar10_teacher_is_right_about_all_20_images(cifar10):
+    images, labels = images_and_labels("cifar10", lambda image: image)
+    teacher = or_skip(real_teachers.keras_cifar10).build(cifar10)
+    assert parameters(teacher.network) == 968_394
+    assert torch.equal(teacher.logits(images).argmax(1), labels)
+
+
+@torch.no_grad()
+def test_what_the_cifar10_teachers_batch_norms_remember_is_nearer_to_real_images_than_to_noise(
+    cifar10,
+):
+    """So the statistics are the right ones of the right layers."""
+    images, _ = images_and_labels("cifar10", lambda image: image)
+    teacher = or_skip(real_teachers.keras_cifar10).build(cifar10)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    real, random = (
+        torch.stack(layer_gaps(teacher.look(batch).moments, teacher.running))
+        for batch in (images, noise)
+    )
+    assert teacher.batch_norms == 6 and (real < random).all()
+
+
+def test_a_teachers_file_carries_its_networks_name(cifar10, tmp_path):
+    weights = or_skip(real_teachers.keras_cifar10)
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(weights.to_bytes())
+    assert load_teacher(cifar10, str(path)).network == "keras-cifar10"
