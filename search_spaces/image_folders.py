@@ -1,7 +1,7 @@
 """Folders of image files, one per class: torchvision's ImageFolder.
 
 Either <root>/<class>/*.png, which serves every split, or <root>/train/<class>/*.png and
-<root>/test/<class>/*.png (or val).
+<root>/test/<class>/*.png (or val). Also Tiny-ImageNet, whose val/ is not divided by class.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ Array = np.ndarray[Any, Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
+LAYOUTS = (
+    "a folder of images for each class ({}/, {}/, ...), in train/ and test/ or val/ if divided; "
+    "CIFAR's batches (cifar-10-batches-py/, cifar-100-python/); Tiny-ImageNet's val/; Parquet or "
+    "Arrow files (*.parquet, *.arrow); IDX files (t10k-images-idx3-ubyte)"
+)
+ANNOTATIONS = "val_annotations.txt"  # of Tiny-ImageNet
 
 File = tuple[str, int, int]
 """Path, size and time of change: a file that was replaced is read again."""
@@ -64,6 +70,8 @@ def read_files(found: FileImages, shape: ImageShape, fit: Fit) -> Array:
 def find_images(root: Path, split: str, classes: Classes) -> FileImages:
     """The files of a split; raises ConfigError with every problem of the folders."""
     folder = split_folder(root, split, classes)
+    if split == "test" and (folder / ANNOTATIONS).is_file():
+        return _annotated(folder, classes)
     of_class = match_classes(folder, classes)
     files: list[File] = []
     labels: list[int] = []
@@ -76,6 +84,29 @@ def find_images(root: Path, split: str, classes: Classes) -> FileImages:
     return FileImages(tuple(files), np.array(labels))
 
 
+def _annotated(folder: Path, classes: Classes) -> FileImages:
+    """Tiny-ImageNet's validation images: each line of a file has a name, a WordNet id, a box."""
+    path = folder / ANNOTATIONS
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
+    labels = [label_of(fields[1], classes) if len(fields) > 1 else None for fields in lines]
+    files = [folder / "images" / fields[0] for fields in lines]
+    problems = [
+        f"{path}, line {number}: no class of the task in {fields[:2]}"
+        for number, (fields, label) in enumerate(zip(lines, labels, strict=True), start=1)
+        if label is None
+    ]
+    problems += [f"{file} is missing, which {path} lists" for file in files if not file.is_file()]
+    if problems or not files:
+        raise ConfigError(*(problems[:TOLD] or [f"{path} lists no images"]))
+    return FileImages(tuple(map(_file, files)), np.array(labels))
+
+
+def find_annotated(root: Path) -> Path | None:
+    """Tiny-ImageNet's own folder at or below `root`; None where that is something else."""
+    folders = (root, root / "tiny-imagenet-200")
+    return next((folder for folder in folders if (folder / "val" / ANNOTATIONS).is_file()), None)
+
+
 def split_folder(root: Path, split: str, classes: Classes) -> Path:
     """Where the classes' folders of a split lie: in `root` itself where it is not divided."""
     names = [folder.name for folder in _subfolders(root)]
@@ -83,6 +114,8 @@ def split_folder(root: Path, split: str, classes: Classes) -> Path:
     keys = {plain(name) for name in (*classes.names, *classes.ids)}
     if not divided or all(plain(name) in keys for name in names):  # a class may be called `train`
         return root
+    if split == "test" and (root / "val" / ANNOTATIONS).is_file():  # its test/ has no labels
+        return root / "val"
     for name in SPLITS[split]:
         if name in divided:
             return root / divided[name]
@@ -103,8 +136,7 @@ def match_classes(folder: Path, classes: Classes) -> dict[Path, int]:
     subfolders = _subfolders(folder)
     if not subfolders:
         raise ConfigError(
-            f"{folder} holds neither a folder of images for each class ({names[0]}/, "
-            f"{names[1]}/, ...) nor IDX files; give another"
+            f"{folder} holds none of these: {LAYOUTS.format(*names[:2])}; give another"
         )
     found: dict[Path, int] = {}
     problems = []

@@ -195,7 +195,10 @@ def test_a_class_without_images_is_refused(tmp_path):
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):
-    assert "neither a folder of images for each class (top/, middle/, ...)" in refused(tmp_path)[0]
+    assert (
+        "none of these: a folder of images for each class (top/, middle/, ...)"
+        in refused(tmp_path)[0]
+    )
 
 
 def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, stripes_task, monkeypatch):
