@@ -168,10 +168,10 @@ class Choices:
 def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     """Settings and dimensions of each chosen method; raises ConfigError with all problems.
 
-    What a user sets (`preset` included) is not searched, and a user's preset takes the place of the
-    task's. A setting may belong to only some of the
-    chosen methods, but must belong to one. A task's recipe may lie outside what the task searches:
-    the search then starts elsewhere.
+    What a user sets (`preset` included) is not searched. A user's preset takes the place of the
+    task's, and with it of what the task sets for the method; unless it is the task's own. A setting
+    may belong to only some of the chosen methods, but must belong to one. A task's recipe may lie
+    outside what the task searches: the search then starts elsewhere.
     """
     settings = dict(choices.settings)
     preset = settings.pop("preset", None)
@@ -220,13 +220,15 @@ def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> Me
     kind = method.settings_class
     known = describe(kind)
     found: list[str] = []
-    bundle: Mapping[str, Value] = {}
-    if preset is not None and preset in method.presets:
-        bundle = method.presets[preset]
-    elif preset is not None:
-        found.append(unknown(f"preset of {name}", str(preset), method.presets))
     space = task.space(name, method.presets.get(task.preset or "", {}))
-    recipe = space.recipe if preset is None else task.shared.recipe
+    recipe: Mapping[str, Any] = space.recipe
+    bundle: Mapping[str, Any] = {}
+    if preset is not None and preset not in method.presets:
+        found.append(unknown(f"preset of {name}", str(preset), method.presets))
+    elif preset is not None and preset == task.preset:
+        bundle = space.recipe
+    elif preset is not None:
+        recipe, bundle = task.shared.recipe, method.presets[preset]
     chosen = {**bundle, **settings}
     found += problems(kind, settings, name)
     found += problems(kind, space.recipe, f"task {task.name}, {name}")

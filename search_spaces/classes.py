@@ -1,8 +1,8 @@
 """Classes as a task lists them: names, WordNet ids, or the name of a list.
 
 ImageNet and what was cut from it call their folders by WordNet ids, such as n01440764. Names are
-those that ImageNet's label set ships with, so that its embeddings fit; of ids that ImageNet's
-thousand classes lack, as a few of Tiny-ImageNet's, the first lemma in timm's tables.
+those that ImageNet's label set ships with, so that its embeddings fit; of ids beyond ImageNet's
+thousand classes, the first lemma in timm's tables.
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
 """Published results as a task lists them."""
 
+import io
+import re
+
 import pytest
 import yaml
+from rich.console import Console
 from small_tasks import tree
 
 from dfkd.methods.errors import ConfigError
+from dfkd.orchestrator.rendering import published
 from dfkd.search_spaces.published import Published
 from dfkd.search_spaces.task import load_task, parse_task, shipped_tasks
 
@@ -51,6 +56,25 @@ def test_a_row_that_lacks_something_is_refused():
 def test_what_is_no_row_is_refused(row):
     with pytest.raises(ConfigError, match="must be a mapping of keys"):
         parse(row)
+
+
+def told(task, teacher, student):
+    console = Console(file=io.StringIO(), width=250)
+    for part in published(task, teacher, student):
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_a_plan_shows_what_is_published_for_its_pair_and_by_whom():
+    shown = told(load_task("cifar100"), "wrn-40-2", "wrn-16-2")
+    assert re.search(r"fast_10 .* 65\.12 %", shown)
+    assert re.search(r"nayer_300 .* 71\.70 %", shown)
+    assert "not measured by dfkd" in shown
+    assert "77.04" not in shown  # of another pair
+
+
+def test_a_plan_of_a_pair_that_nobody_published_shows_nothing():
+    assert told(load_task("cifar100"), "vgg11", "wrn-16-2") == ""
 
 
 @pytest.mark.parametrize("name", sorted(shipped_tasks()))
