@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dfkd.methods import CONTROL, load_method
-from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.networks import build_network
 from dfkd.methods.settings import Value, build, coerce, describe, problems
@@ -25,6 +24,7 @@ from dfkd.search_spaces.dimensions import (
     ends,
     parse_dimension,
 )
+from dfkd.search_spaces.label_text import label_embeddings
 from dfkd.search_spaces.task import Task, parse_task
 from dfkd.search_spaces.teachers import TeacherWeights
 
@@ -198,7 +198,7 @@ def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     with gathering(found, "student: "):
         build_network(choices.student or task.student, task.shape.channels, len(task.classes))
     with gathering(found):
-        load_label_embeddings(task.embeddings, task.classes)
+        label_embeddings(task.embeddings, task.classes)
     if found:
         raise ConfigError(*dict.fromkeys(found))
     return plans

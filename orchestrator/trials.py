@@ -18,7 +18,6 @@ from torch import nn
 
 from dfkd.methods import load_method
 from dfkd.methods.commons import Commons, NoCommons
-from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.jury import PROBES, Jury, ProbePool
 from dfkd.methods.method import Clock, Workbench
@@ -33,6 +32,7 @@ from dfkd.orchestrator.scores import Score
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import Labeled
+from dfkd.search_spaces.label_text import label_embeddings
 from dfkd.search_spaces.task import Task
 from dfkd.search_spaces.teachers import TeacherWeights
 
@@ -197,7 +197,7 @@ class Trial:
         self.inner.to(memory_format=torch.channels_last)  # faster convolutions
         self.network = Normalized(self.inner, task.mean, task.std).to(self.device)
         self.student = Student(self.network, settings, spec.epochs, self.team)
-        embeddings = load_label_embeddings(task.embeddings, task.classes, spec.seed).vectors
+        embeddings = label_embeddings(task.embeddings, task.classes, spec.seed).vectors
         bench = Workbench(
             teacher=self.surroundings.teacher.build(task).to(self.device),
             student=self.student,

@@ -127,7 +127,7 @@ def _beside(folder: Path, task: Task) -> Task:
     data, embeddings = task.data, task.embeddings
     if data is not None and not is_named(data):
         data = str(folder / data)
-    if embeddings.endswith(".safetensors"):
+    if embeddings.endswith(".safetensors") or re.match(r"[^:@]*/", embeddings):  # a folder
         embeddings = str(folder / embeddings)
     return replace(task, data=data, embeddings=embeddings)
 
