@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError, unknown
+from dfkd.methods.label_sets import SHIPPED
 
-SHIPPED = ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet")  # searched in this order
 SOURCES = ("minilm", "onehot", "random")
 RANDOM_WIDTH = 384  # that of the sentence encoder, so that both fit the same generator
 NAMED = 5  # how many missing class names an error lists

@@ -20,7 +20,7 @@ from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.verdicts import jury_of, makers_of
-from dfkd.search_spaces.data import LabeledImages, load_data
+from dfkd.search_spaces.data import Labeled, load_data
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import teacher_from_bytes
 
@@ -71,33 +71,32 @@ def evaluate(
     if images is None and not figures:
         raise ConfigError(f"task {problem.name} has no labeled images; give --data PATH")
     if images is not None:
-        figures |= _on_labels(network, images, problem, student)
-    if images is not None and teacher is not None:
-        figures |= _beside_teacher(network, images, teacher)
+        figures |= _on_labels(network, images, problem, student, teacher)
     return Evaluation(task=problem.name, **figures)
 
 
 @torch.no_grad()
 def _on_labels(
-    network: torch.nn.Module, data: LabeledImages, task: Task, student: str
+    network: torch.nn.Module, data: Labeled, task: Task, student: str, teacher: Teacher | None
 ) -> dict[str, Any]:
-    answers = _answers(network, data.images.float() / 255, task, student)
-    right = float((answers.argmax(1) == data.labels).float().mean())
-    error = math.sqrt(right * (1 - right) / len(data))
-    return {"images": len(data), "accuracy": right, "standard_error": error}
-
-
-@torch.no_grad()
-def _beside_teacher(
-    network: torch.nn.Module, data: LabeledImages, teacher: Teacher
-) -> dict[str, Any]:
-    inputs = data.images.float() / 255
-    mine, theirs = network(inputs), teacher.logits(inputs)
-    return {
-        "teacher_accuracy": float((theirs.argmax(1) == data.labels).float().mean()),
-        "agreement": float((theirs.argmax(1) == mine.argmax(1)).float().mean()),
-        "divergence": float(distillation(mine, theirs)),
-    }
+    """The student on labeled images, and beside its teacher where that is at hand."""
+    right, known, alike, apart = 0, 0, 0, 0.0
+    for pixels, labels in data.batches():
+        images = pixels.float() / 255
+        mine = _answers(network, images, task, student)
+        right += int((mine.argmax(1) == labels).sum())
+        if teacher is not None:
+            theirs = teacher.logits(images)
+            known += int((theirs.argmax(1) == labels).sum())
+            alike += int((theirs.argmax(1) == mine.argmax(1)).sum())
+            apart += float(distillation(mine, theirs)) * len(labels)
+    share = right / len(data)
+    error = math.sqrt(share * (1 - share) / len(data))
+    found = {"images": len(data), "accuracy": share, "standard_error": error}
+    if teacher is None:
+        return found
+    means = (known / len(data), alike / len(data), apart / len(data))
+    return found | dict(zip(("teacher_accuracy", "agreement", "divergence"), means, strict=True))
 
 
 def _by_jury(network: torch.nn.Module, run: Run, teacher: Teacher) -> dict[str, Any]:

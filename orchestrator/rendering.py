@@ -127,6 +127,20 @@ def plan(request: SweepRequest, spec: SweepSpec) -> Iterator[RenderableType]:
             searched = method.search.get(key)
             table.add_row(key, str(value) if searched is None else f"searched: {searched}")
         yield table
+    yield from published(spec.task, spec.teacher.network, spec.student)
+
+
+def published(task: Task, teacher: str, student: str) -> Iterator[RenderableType]:
+    """What papers report for a task's pair of networks; nothing where they report nothing."""
+    rows = [row for row in task.published if (row.teacher, row.student) == (teacher, student)]
+    if not rows:
+        return
+    table = Table("published", *(row.source for row in rows))
+    for method in dict.fromkeys(name for row in rows for name in row.accuracy):
+        figures = (row.accuracy.get(method) for row in rows)
+        table.add_row(method, *("" if value is None else f"{value:.2f} %" for value in figures))
+    yield table
+    yield f"{teacher} -> {student}, best epoch by test accuracy; not measured by dfkd"
 
 
 def evaluation(found: Evaluation) -> Iterator[RenderableType]:

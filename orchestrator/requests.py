@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from dfkd.methods import CONTROL, METHODS
@@ -35,7 +34,7 @@ from dfkd.orchestrator.specs import (
 )
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Surroundings, Trial
-from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.data import load_data, same_images
 from dfkd.search_spaces.sources import is_named
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import find_teacher, planned_teacher, teacher_from_bytes
@@ -237,8 +236,8 @@ def _with_images(task: Task, data: str | None) -> Task:
     try:
         load_data(task, "train")
     except ConfigError:
-        train, test = (load_data(task, split, data) for split in ("train", "test"))
-        if train is not None and test is not None and not torch.equal(train.images, test.images):
+        train, test = load_data(task, "train", data), load_data(task, "test", data)
+        if train is not None and test is not None and not same_images(train, test):
             return replace(task, data=_absolute(data))
     return task
 
@@ -281,7 +280,7 @@ def choose_run(
 
 def definition_name(definition: Mapping[str, Any]) -> str:
     """The task's name out of a definition."""
-    return str(yaml.safe_load(definition["task"])["task"])
+    return str(next(yaml.safe_load_all(definition["task"]))["task"])
 
 
 def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:

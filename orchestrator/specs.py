@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dfkd.methods import CONTROL, load_method
-from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.networks import build_network, require_logits
 from dfkd.methods.settings import Value, build, coerce, describe, problems
@@ -25,6 +24,7 @@ from dfkd.search_spaces.dimensions import (
     ends,
     parse_dimension,
 )
+from dfkd.search_spaces.label_text import label_embeddings
 from dfkd.search_spaces.task import Task, parse_task
 from dfkd.search_spaces.teachers import TeacherWeights
 
@@ -168,10 +168,10 @@ class Choices:
 def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
     """Settings and dimensions of each chosen method; raises ConfigError with all problems.
 
-    What a user sets (`preset` included) is not searched, and a user's preset takes the place of the
-    task's. A setting may belong to only some of the
-    chosen methods, but must belong to one. A task's recipe may lie outside what the task searches:
-    the search then starts elsewhere.
+    What a user sets (`preset` included) is not searched. A user's preset takes the place of the
+    task's, and with it of what the task sets for the method; unless it is the task's own. A setting
+    may belong to only some of the chosen methods, but must belong to one. A task's recipe may lie
+    outside what the task searches: the search then starts elsewhere.
     """
     settings = dict(choices.settings)
     preset = settings.pop("preset", None)
@@ -200,7 +200,7 @@ def plan_methods(task: Task, choices: Choices) -> dict[str, MethodPlan]:
         network = build_network(name, task.shape.channels, len(task.classes))
         require_logits(network, name, task.shape, len(task.classes))
     with gathering(found):
-        load_label_embeddings(task.embeddings, task.classes)
+        label_embeddings(task.embeddings, task.classes)
     if found:
         raise ConfigError(*dict.fromkeys(found))
     return plans
@@ -222,13 +222,15 @@ def _plan(task: Task, name: str, settings: Mapping[str, Any], preset: Any) -> Me
     kind = method.settings_class
     known = describe(kind)
     found: list[str] = []
-    bundle: Mapping[str, Value] = {}
-    if preset is not None and preset in method.presets:
-        bundle = method.presets[preset]
-    elif preset is not None:
-        found.append(unknown(f"preset of {name}", str(preset), method.presets))
     space = task.space(name, method.presets.get(task.preset or "", {}))
-    recipe = space.recipe if preset is None else task.shared.recipe
+    recipe: Mapping[str, Any] = space.recipe
+    bundle: Mapping[str, Any] = {}
+    if preset is not None and preset not in method.presets:
+        found.append(unknown(f"preset of {name}", str(preset), method.presets))
+    elif preset is not None and preset == task.preset:
+        bundle = space.recipe
+    elif preset is not None:
+        recipe, bundle = task.shared.recipe, method.presets[preset]
     chosen = {**bundle, **settings}
     found += problems(kind, settings, name)
     found += problems(kind, space.recipe, f"task {task.name}, {name}")

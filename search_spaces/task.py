@@ -7,9 +7,8 @@ imports neither torch nor Ray, and finds every problem in it at once.
 from __future__ import annotations
 
 import importlib.resources
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,14 @@ import yaml
 
 from dfkd.methods import METHODS
 from dfkd.methods.errors import ConfigError, unknown
-from dfkd.methods.settings import Bounds, build, coerce, problems, setting
+from dfkd.methods.settings import Bounds, build, problems, setting
 from dfkd.methods.shape import ImageShape
+from dfkd.search_spaces.bases import read_task
+from dfkd.search_spaces.checks import Checks
+from dfkd.search_spaces.classes import Classes, find_classes
 from dfkd.search_spaces.dimensions import Dimension, parse_dimension
+from dfkd.search_spaces.fit import INTERPOLATIONS, Fit
+from dfkd.search_spaces.published import Published, parse_published
 from dfkd.search_spaces.sources import is_named
 
 TEACHER_NAME = r"\w[\w-]*"  # never the name of a file of weights, which has a dot, a slash, a colon
@@ -56,13 +60,19 @@ class Task:
     name: str
     summary: str
     classes: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    """What folders of images may be called instead, such as n01440764; empty where nothing."""
     shape: ImageShape
+    fit: Fit
+    """How files of images become that shape."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     teacher: TeacherSpec
     teachers: Mapping[str, TeacherSpec]
     """Further ones by name, trained otherwise, for comparison; the one above is not among them."""
     student: str
+    students: tuple[str, ...]
+    """Further ones that were published; any other network works as well."""
     embeddings: str
     data: str | None
     """A name of `sources`, the path of an .npz file or of a folder, or None: no labeled data."""
@@ -72,8 +82,9 @@ class Task:
     shared: Space
     """What holds for every method."""
     methods: Mapping[str, Space]
+    published: tuple[Published, ...]
     text: str
-    """The YAML as it was read."""
+    """The YAML as it was read, its base behind it."""
 
     def space(self, method: str, preset: Mapping[str, Any] | None = None) -> Space:
         """The settings and dimensions of one method: its preset's, shared ones, and its own."""
@@ -117,7 +128,7 @@ def _beside(folder: Path, task: Task) -> Task:
     data, embeddings = task.data, task.embeddings
     if data is not None and not is_named(data):
         data = str(folder / data)
-    if embeddings.endswith(".safetensors"):
+    if embeddings.endswith(".safetensors") or re.match(r"[^:@]*/", embeddings):  # a folder
         embeddings = str(folder / embeddings)
     teachers = {name: _weights_beside(folder, spec) for name, spec in task.teachers.items()}
     teacher = _weights_beside(folder, task.teacher)
@@ -132,9 +143,11 @@ def _weights_beside(folder: Path, spec: TeacherSpec) -> TeacherSpec:
 def parse_task(text: str, where: str) -> Task:
     """Read a task's YAML; raises ConfigError, naming `where`, with every problem found."""
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-45
+        tree, text = read_task(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{where}: not YAML: {error}") from None
+    except ValueError as error:  # of YAML's own: 2024-13-45
+        raise ConfigError(f"{where}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: must be a mapping of keys, got {type(tree).__name__}")
     reader = _Reader(where)
@@ -144,16 +157,13 @@ def parse_task(text: str, where: str) -> Task:
     return task
 
 
-class _Reader:
-    """Turns a YAML tree into a Task and notes every problem on the way.
-
-    Where something is missing or wrong, a method notes it and returns something harmless.
-    """
+class _Reader(Checks):
+    """Turns a YAML tree into a Task and notes every problem on the way."""
 
     REQUIRED: Mapping[str, type] = {
         "task": str,
         "summary": str,
-        "classes": list,
+        "classes": object,
         "image": dict,
         "normalize": dict,
         "teacher": dict,
@@ -163,6 +173,8 @@ class _Reader:
     }
     OPTIONAL: Mapping[str, type] = {
         "teachers": dict,
+        "students": list,
+        "published": list,
         "data": str,
         "preset": str,
         "recipe": dict,
@@ -175,20 +187,15 @@ class _Reader:
         dict: "a mapping of keys",
     }
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.problems: list[str] = []
-
-    def object(self, problem: str) -> None:
-        self.problems.append(f"{self.where}: {problem}")
-
     def task(self, tree: dict[Any, Any], text: str) -> Task | None:
         given = self.top(tree)
-        shape = self.shape(given["image"]) if "image" in given else None
+        shape, fit = self.image(given["image"]) if "image" in given else (None, Fit())
         mean, std = self.normalize(given["normalize"], shape) if "normalize" in given else ((), ())
         teacher = self.teacher(given["teacher"]) if "teacher" in given else None
         teachers = self.teachers(given.get("teachers", {}), teacher)
-        classes = self.classes(given["classes"]) if "classes" in given else ()
+        classes = self.classes(given["classes"]) if "classes" in given else Classes(())
+        students = self.students(given.get("students", []))
+        published = self.published(given.get("published", []))
         shared = self.space(given, "")
         methods = {
             name: self.space(space, f"methods.{name}.")
@@ -200,19 +207,23 @@ class _Reader:
         return Task(
             name=given["task"],
             summary=given["summary"],
-            classes=classes,
+            classes=classes.names,
+            class_ids=classes.ids,
             shape=shape,
+            fit=fit,
             mean=mean,
             std=std,
             teacher=teacher,
             teachers=teachers,
             student=given["student"],
+            students=students,
             embeddings=given["embeddings"],
             data=given.get("data"),
             epochs=given["epochs"],
             preset=given.get("preset"),
             shared=shared,
             methods=methods,
+            published=published,
             text=text,
         )
 
@@ -233,54 +244,33 @@ class _Reader:
             self.object(f"task must be a plain word, got {given['task']!r}")
         return given
 
-    def known(self, tree: Mapping[Any, Any], keys: Iterable[str], prefix: str) -> dict[str, Any]:
-        """The part of a mapping whose keys are known."""
-        for key in tree:
-            if key not in keys:
-                self.object(prefix + unknown("key", str(key), keys))
-        return {key: value for key, value in tree.items() if key in keys}
-
-    def whole(self, value: Any, key: str) -> int:
-        try:
-            number = int(coerce(value, int))
-        except ValueError as error:
-            self.object(f"{key} {error}, got {value!r}")
-            return 1
-        if number < 1:
-            self.object(f"{key} must be at least 1, got {value!r}")
-        return number
-
-    def shape(self, tree: dict[Any, Any]) -> ImageShape:
+    def image(self, tree: dict[Any, Any]) -> tuple[ImageShape, Fit]:
         keys = ("channels", "height", "width")
-        given = self.known(tree, keys, "image: ")
+        given = self.known(tree, (*keys, "resize", "interpolation"), "image: ")
         for key in keys:
             if key not in given:
                 self.object(f"image.{key} is missing")
-        return ImageShape(*(self.whole(given.get(key, 1), f"image.{key}") for key in keys))
+        shape = ImageShape(*(self.whole(given.get(key, 1), f"image.{key}") for key in keys))
+        resize = self.whole(given["resize"], "image.resize") if "resize" in given else None
+        if resize is not None and resize < max(shape.height, shape.width):
+            self.object(
+                f"image.resize must be at least {max(shape.height, shape.width)}, the longer side "
+                f"of what is cropped from it, got {resize}"
+            )
+        interpolation = given.get("interpolation", INTERPOLATIONS[0])
+        if interpolation not in INTERPOLATIONS:
+            self.object(f"image: {unknown('interpolation', str(interpolation), INTERPOLATIONS)}")
+        return shape, Fit(resize, interpolation)
 
     def normalize(
         self, tree: dict[Any, Any], shape: ImageShape | None
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         given = self.known(tree, ("mean", "std"), "normalize: ")
-        mean, std = (self.channel_numbers(given.get(key), key, shape) for key in ("mean", "std"))
+        channels = None if shape is None else shape.channels
+        mean, std = (self.channel_numbers(given.get(key), key, channels) for key in ("mean", "std"))
         if min(std, default=1.0) <= 0:
             self.object(f"normalize.std must be above 0, got {given['std']!r}")
         return mean, std
-
-    def channel_numbers(self, listed: Any, key: str, shape: ImageShape | None) -> tuple[float, ...]:
-        try:
-            numbers = tuple(float(coerce(number, float)) for number in listed or ())
-        except (TypeError, ValueError):
-            numbers = ()
-        if (
-            not isinstance(listed, list)
-            or not numbers
-            or not all(map(math.isfinite, numbers))
-            or (shape is not None and len(numbers) != shape.channels)
-        ):
-            self.object(f"normalize.{key} must list one number per channel, got {listed!r}")
-            return ()
-        return numbers
 
     def teacher(self, tree: dict[Any, Any]) -> TeacherSpec | None:
         found = problems(TeacherSpec, tree, "teacher")
@@ -306,16 +296,39 @@ class _Reader:
                 found[name] = build(TeacherSpec, {**asdict(default), "weights": "", **own}, where)
         return found
 
-    def classes(self, names: list[Any]) -> tuple[str, ...]:
-        if len(names) < 2:
-            self.object("classes must be at least two names")
-        others = [repr(name) for name in names if not isinstance(name, str)]
+    def classes(self, declared: Any) -> Classes:
+        listed = declared if isinstance(declared, list) else []
+        others = [repr(name) for name in listed if not isinstance(name, str)]
         if others:
             self.object(
                 f"classes must be text, got {', '.join(others[:3])}; quote them, as in "
                 "['yes', '7']: YAML takes a bare yes for true, 7 for a number"
             )
-        return tuple(map(str, names))
+        elif not isinstance(declared, list | str):
+            self.object(f"classes must be a list, or the name of one, got {declared!r}")
+        elif isinstance(declared, list) and len(declared) < 2:
+            self.object("classes must be at least two names")
+        else:
+            try:
+                return find_classes(declared)
+            except ValueError as error:
+                self.object(f"classes {error}")
+        return Classes(())
+
+    def students(self, listed: list[Any]) -> tuple[str, ...]:
+        for name in listed:
+            if not isinstance(name, str):
+                self.object(f"students must be names of networks, got {name!r}")
+        return tuple(map(str, listed))
+
+    def published(self, listed: list[Any]) -> tuple[Published, ...]:
+        found = []
+        for number, declared in enumerate(listed, start=1):
+            try:
+                found.append(parse_published(declared))
+            except ValueError as error:
+                self.object(f"published, entry {number}: {error}")
+        return tuple(found)
 
     def is_method_space(self, name: Any, space: Any) -> bool:
         if name not in METHODS:
@@ -336,15 +349,3 @@ class _Reader:
             except ValueError as error:
                 self.object(f"{prefix}search.{name} {error}")
         return Space(recipe, search)
-
-    def named(self, tree: Any, key: str) -> dict[str, Any]:
-        """A mapping whose keys are text; nothing at all counts as an empty one."""
-        if tree is None:
-            return {}
-        if not isinstance(tree, dict):
-            self.object(f"{key} must be a mapping of keys, got {tree!r}")
-            return {}
-        for name in tree:
-            if not isinstance(name, str):
-                self.object(f"{key}: a setting's name must be text, got {name!r}")
-        return tree

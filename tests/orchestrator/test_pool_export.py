@@ -17,6 +17,7 @@ from dfkd.orchestrator import pool_export, pools
 from dfkd.orchestrator.pool_export import export_pool
 from dfkd.orchestrator.pool_files import keep, read
 from dfkd.orchestrator.storage import Folder
+from dfkd.search_spaces.classes import Classes
 from dfkd.search_spaces.image_folders import read_image_folder
 
 SHARDS = (shard(), shard(1, 4))
@@ -49,7 +50,9 @@ def test_image_folders_hold_every_image_with_its_label(folder, tmp_path):
 
 def test_the_reader_of_labeled_images_finds_the_same_classes(folder, tmp_path):
     export(folder, tmp_path / "to")
-    found, labels = read_image_folder(tmp_path / "to", "test", CLASSES, ImageShape(1, 6, 6))
+    found, labels = read_image_folder(
+        tmp_path / "to", "test", Classes(CLASSES), ImageShape(1, 6, 6)
+    )
     told = sorted(zip(found.tolist(), labels.tolist(), strict=True))
     assert told == sorted(zip(IMAGES.tolist(), LABELS.tolist(), strict=True))
 

@@ -190,12 +190,12 @@ def test_accuracy_is_the_share_of_images_classified_rightly(spec, stripes_surrou
 
 
 def test_rightness_does_not_depend_on_batches(stripes_task, stripes_teacher, monkeypatch):
-    from dfkd.orchestrator import trials
+    from dfkd.search_spaces import encoded
     from dfkd.search_spaces.data import load_data
 
     data, network = load_data(stripes_task, "test"), stripes_teacher.build(stripes_task).network
     whole = correct(network, data)
-    monkeypatch.setattr(trials, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(encoded, "BATCH", 7)
     assert correct(network, data) == whole
 
 

@@ -11,18 +11,22 @@ from small_tasks import stripes, tree
 
 from dfkd.methods.errors import ConfigError
 from dfkd.methods.shape import ImageShape
+from dfkd.search_spaces.classes import Classes
 from dfkd.search_spaces.data import load_data
+from dfkd.search_spaces.fit import Fit
 from dfkd.search_spaces.image_folders import match_classes, read_image_folder, split_folder
+from dfkd.search_spaces.pictures import as_array
 from dfkd.search_spaces.task import parse_task
 
-CLASSES = ("top", "middle", "bottom")
+NAMES = ("top", "middle", "bottom")
+CLASSES = Classes(NAMES)
 IMAGES, LABELS = stripes(12)
 SHAPE = ImageShape(1, 6, 6)
 
 pytest_plugins = ["small_task_fixtures"]
 
 
-def write_classes(root, rows=slice(None), *, suffix="png", folders=CLASSES):
+def write_classes(root, rows=slice(None), *, suffix="png", folders=NAMES):
     """A folder for each class with its images of the small task; lossless as png and bmp."""
     for number, (image, label) in enumerate(zip(IMAGES[rows], LABELS[rows], strict=True)):
         folder = root / folders[label]
@@ -33,7 +37,7 @@ def write_classes(root, rows=slice(None), *, suffix="png", folders=CLASSES):
 
 def write_image(root, image, **options):
     """The same image for each class, in a folder of its own; its path is `{class}/it.png`."""
-    for name in CLASSES:
+    for name in NAMES:
         (root / name).mkdir(parents=True, exist_ok=True)
         image.save(root / name / "it.png", **options)
     return root
@@ -46,7 +50,7 @@ def refused(root, split="train", classes=CLASSES, shape=SHAPE):
 
 
 def by_class(images, labels):
-    return {name: images[labels == index].tolist() for index, name in enumerate(CLASSES)}
+    return {name: images[labels == index].tolist() for index, name in enumerate(NAMES)}
 
 
 # Where images lie
@@ -63,7 +67,7 @@ def test_images_come_back_with_their_classes(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp"])
 def test_packed_images_come_back_nearly(tmp_path, suffix):
     write_image(tmp_path, Image.new("L", (6, 6), 90))
-    for name in CLASSES:
+    for name in NAMES:
         (tmp_path / name / "it.png").unlink()
         Image.new("RGB", (6, 6), (90, 90, 90)).save(tmp_path / name / f"it.{suffix}")
     images, _ = read_image_folder(tmp_path, "train", CLASSES, SHAPE)
@@ -100,7 +104,7 @@ def test_a_split_that_is_missing_is_asked_for(tmp_path, there, asked):
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("train", "bus"):
         (tmp_path / name).mkdir()
-    assert split_folder(tmp_path, "test", ["bus", "train"]) == tmp_path
+    assert split_folder(tmp_path, "test", Classes(("bus", "train"))) == tmp_path
 
 
 def test_images_may_lie_deeper_in_their_class(tmp_path):
@@ -124,7 +128,7 @@ def test_the_order_is_the_same_every_time(tmp_path):
     write_classes(tmp_path)
     first = read_image_folder(tmp_path, "train", CLASSES, SHAPE)
     assert first[1].tolist() == sorted(
-        first[1].tolist(), key=lambda i: sorted(CLASSES).index(CLASSES[i])
+        first[1].tolist(), key=lambda i: sorted(NAMES).index(NAMES[i])
     )
 
 
@@ -137,14 +141,24 @@ def test_the_order_is_the_same_every_time(tmp_path):
 def test_case_and_separators_of_a_class_do_not_matter(tmp_path, name):
     for folder in (name, "T-shirt_top"):
         (tmp_path / folder).mkdir()
-    found = match_classes(tmp_path, ["T-shirt/top", "Ankle boot"])
+    found = match_classes(tmp_path, Classes(("T-shirt/top", "Ankle boot")))
     assert found == {tmp_path / name: 1, tmp_path / "T-shirt_top": 0}
+
+
+def test_a_folder_may_be_called_by_the_wordnet_id_of_its_class(tmp_path):
+    for folder in ("n01440764", "crane bird"):
+        (tmp_path / folder).mkdir()
+    known = Classes(("crane bird", "tench"), ("n02012849", "n01440764"))
+    assert match_classes(tmp_path, known) == {
+        tmp_path / "crane bird": 0,
+        tmp_path / "n01440764": 1,
+    }
 
 
 def test_case_matters_where_classes_differ_in_nothing_else(tmp_path):
     for folder in ("a", "A"):
         (tmp_path / folder).mkdir()
-    assert match_classes(tmp_path, ["A", "a"]) == {tmp_path / "A": 0, tmp_path / "a": 1}
+    assert match_classes(tmp_path, Classes(("A", "a"))) == {tmp_path / "A": 0, tmp_path / "a": 1}
 
 
 def test_an_unknown_folder_gets_the_nearest_class(tmp_path):
@@ -162,7 +176,7 @@ def test_every_unknown_folder_and_missing_class_is_told_at_once(tmp_path):
 
 def test_of_many_missing_classes_some_are_named(tmp_path):
     (tmp_path / "0").mkdir()
-    (problem,) = refused(tmp_path, classes=[str(number) for number in range(100)])
+    (problem,) = refused(tmp_path, classes=Classes(tuple(map(str, range(100)))))
     assert problem.count("'") == 10
     assert "94 more" in problem
 
@@ -181,7 +195,10 @@ def test_a_class_without_images_is_refused(tmp_path):
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):
-    assert "neither a folder of images for each class (top/, middle/, ...)" in refused(tmp_path)[0]
+    assert (
+        "none of these: a folder of images for each class (top/, middle/, ...)"
+        in refused(tmp_path)[0]
+    )
 
 
 def test_a_folder_that_may_not_be_listed_is_refused(tmp_path, stripes_task, monkeypatch):
@@ -203,7 +220,7 @@ def test_images_of_every_kind_get_the_tasks_channels(tmp_path, mode, channels):
     suffix = "png"
     if mode == "CMYK":
         suffix = "jpg"
-    for name in CLASSES:
+    for name in NAMES:
         (tmp_path / name).mkdir()
         image.save(tmp_path / name / f"it.{suffix}")
     images, _ = read_image_folder(tmp_path, "train", CLASSES, ImageShape(channels, 6, 6))
@@ -280,6 +297,14 @@ def test_of_many_broken_images_some_are_named_and_all_counted(tmp_path):
     problems = refused(tmp_path)
     assert len(problems) == 6
     assert problems[-1] == "7 more cannot be read"
+
+
+def test_images_are_fitted_as_the_task_says(tmp_path):
+    gradient = Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20) // 2)
+    write_image(tmp_path, gradient)
+    found = [read_image_folder(tmp_path, "train", CLASSES, SHAPE, fit)[0] for fit in (None, Fit(9))]
+    assert np.array_equal(found[1][0], as_array(gradient, SHAPE, Fit(9)))
+    assert not np.array_equal(*found)
 
 
 def test_a_task_of_two_channels_is_told_of_npz(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from networks_by_name import needs_networks
 from small_tasks import STRIPES, tree, without, write_task
 
 from dfkd.methods import METHODS, load_method
@@ -87,6 +88,7 @@ def test_the_label_embeddings_of_a_shipped_task_are_there(name):
 def test_the_student_of_a_shipped_task_is_smaller_than_its_teacher(name):
     task = load_task(name)
     networks = (task.student, task.teacher.network)
+    needs_networks(*networks)
     sizes = [
         parameters(build_network(network, task.shape.channels, len(task.classes)))
         for network in networks
