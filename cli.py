@@ -422,6 +422,24 @@ def show(task: TaskArgument) -> None:
 
 
 @app.command()
+def embed(
+    task: TaskArgument,
+    source: Annotated[str | None, typer.Option(help="Default: the task's `embeddings`.")] = None,
+    to: Annotated[str | None, typer.Option(help="A .safetensors file to write.")] = None,
+    picture: Annotated[str | None, typer.Option(help="A .png file to draw the cosines in.")] = None,
+    json: Json = False,
+) -> None:
+    """Compute the label texts' embeddings of TASK, and look at their geometry.
+
+    For example: dfkd embed cifar10 --source open_clip:ViT-B-32/openai --to clip.safetensors
+    """
+    from dfkd.orchestrator import embedding
+
+    found = embedding.embed(task, source, to, picture)
+    present(json, embedding.told(found), embedding.as_json(found))
+
+
+@app.command()
 def doctor(storage: Storage = STORAGE, address: Address = None) -> None:
     """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
     from dfkd.orchestrator.doctor import examine

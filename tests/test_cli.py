@@ -134,6 +134,12 @@ def test_tasks_are_listed():
     assert "digits" in told("tasks")
 
 
+def test_label_texts_are_embedded_into_a_file_and_their_geometry_is_told(tmp_path):
+    file = tmp_path / "texts.safetensors"
+    assert "closest" in told("embed", "digits", "--to", file)
+    assert file.is_file()
+
+
 def test_methods_are_listed():
     assert all(name in told("methods") for name in METHODS)
 
