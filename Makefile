@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## distill the embedded digits task eight times, on the CPU, 
 
 test: check ## what CI runs: check, then every test, with coverage
 	$(PY) -m pytest -m 'not ray' -n 2 --cov --cov-report=
-	$(PY) -m pytest -m ray --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
+	$(PY) -m pytest -m ray -n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(INSTALLED_DEV) .types/dfkd ## style and types, without running anything
 	$(PY) -m ruff check .

@@ -101,7 +101,7 @@ def test_shared_synthesis_is_made_once_and_changes_no_number(run, unshared):
 def test_losing_the_keeper_in_the_middle_costs_nothing_but_making_again(run, unshared):
     rows, listener = run("exact", kills=True)
     assert rows == unshared
-    assert 0 < listener.taken < (TRIALS - 1) * EPOCHS
+    assert (listener.taken or 0) < (TRIALS - 1) * EPOCHS  # counted anew since it is back
 
 
 def test_trials_at_the_same_time_make_nothing_twice(run, unshared):
