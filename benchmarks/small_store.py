@@ -1,9 +1,9 @@
 """Does a sweep end well whose pool is larger than Ray's object store?
 
-    python benchmarks/small_store.py    some five minutes on four cores
+    python benchmarks/small_store.py    on four idle cores
     python benchmarks/small_store.py --trials 4 --epochs 4    does it run?
 
-32 trials of NAYER on Fashion-MNIST draw from each other's shards (`--share-pools teacher`) with a
+32 trials of NAYER on digits draw from each other's shards (`--share-pools teacher`) with a
 budget of 1 GB per node in an object store of 200 MB. Rounds are large and short, so that the images
 are many and worth little: what is looked at is whether every trial ends, what was spilled, and how
 long a draw takes. Prints Markdown.
@@ -25,7 +25,7 @@ from dfkd.orchestrator.clusters import QUIET
 
 STORE, BUDGET = 200_000_000, "1GB"
 LARGE_AND_SHORT: dict[str, Any] = {
-    "batch_size": 2000,
+    "batch_size": 20000,
     "synthesis_steps": 1,
     "warmup": 2,
     "warmup_rounds": 8,
@@ -50,7 +50,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="dfkd-bench-") as folder:
         result = sweep(
-            "fashion_mnist",
+            "digits",
             trials=options.trials,
             epochs=options.epochs,
             share_pools="teacher",
