@@ -94,14 +94,16 @@ Concurrent = Annotated[int | None, typer.Option(help="Trials at once; default: a
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
 ]
-KeepPool = Annotated[
-    bool, typer.Option("--keep-pool", help="Keep the synthetic images: see `dfkd pool --help`.")
-]
-FromPool = Annotated[
-    str | None,
+SharePools = Annotated[
+    str,
     typer.Option(
-        metavar="NAME", help="Learn from a kept pool too: a sweep's name, or a folder or URI."
+        help="exact: what several trials would make alike is made once, with the same results. "
+        "teacher: trials also learn from each other's images, and make fewer. off."
     ),
+]
+KeepPool = Annotated[bool, typer.Option("--keep-pool", help="Keep the images: `dfkd pool --help`.")]
+FromPool = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Learn from a kept pool: a sweep, folder or URI.")
 ]
 ExportDir = Annotated[str | None, typer.Option(help="Copy the student here too.")]
 GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
@@ -138,19 +140,10 @@ def sweep(
     scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
     search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
     select: Select = "fidelity",
-    share_pools: Annotated[
-        str,
-        typer.Option(
-            help="exact: what several trials would make alike is made once, with the same results. "
-            "teacher: trials also learn from each other's images, and make fewer. off."
-        ),
-    ] = "exact",
+    share_pools: SharePools = "exact",
     pool_budget: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Memory for shared images per node, as 2GiB; default: 30 % of Ray's.",
-        ),
+        typer.Option(metavar="SIZE", help="For shared images, per node, as 2GiB."),
     ] = None,
     pool_policy: Annotated[
         str, typer.Option(help="Who leaves a full pool: ring, append, reservoir, priority.")
