@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from dfkd.methods.augment import flipped, resized_crop
 from dfkd.methods.feature_bank import FeatureBank
-from dfkd.methods.generators import BETAS, LatentGenerator, reinitialize
+from dfkd.methods.generators import LatentGenerator, reinitialize
 from dfkd.methods.inversion import Canvas, Inversion, InversionSettings
 from dfkd.methods.losses import contrast, weighted
 from dfkd.methods.method import Workbench
+from dfkd.methods.optimizers import TORCHS_BETAS, adam
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.sight import Sight
@@ -93,7 +94,12 @@ class Cmi(Inversion):
     def __init__(self, settings: CmiSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         with global_stream(bench.device, "generator", bench.seed):
-            generator = LatentGenerator(settings.latent, bench.shape, settings.generator_width)
+            generator = LatentGenerator(
+                settings.latent,
+                bench.shape,
+                settings.generator_width,
+                precision=settings.precision,
+            )
         self.generator = generator.to(bench.device)
         self.images = torch.zeros(())  # as last rendered, before any view of them
         if settings.cr_weight:
@@ -113,7 +119,7 @@ class Cmi(Inversion):
                 nn.ReLU(inplace=True),
                 nn.Linear(features, self.settings.projection),
             ).to(self.bench.device)
-        self.head_adam = torch.optim.Adam(self.head.parameters(), lr=self.settings.generator_lr)
+        self.head_adam = adam(self.head.parameters(), self.settings.generator_lr, TORCHS_BETAS)
 
     @staticmethod
     def objections(settings: Any, teacher: Teacher) -> list[str]:
@@ -137,14 +143,14 @@ class Cmi(Inversion):
         reinitialize(self.generator, rng)
         noise = self.generator.draw(len(target), rng).requires_grad_()
         learned = [*self.generator.parameters(), noise]
-        adam = torch.optim.Adam(learned, lr=self.settings.generator_lr, betas=BETAS)
+        learner = adam(learned, self.settings.generator_lr)
 
         def render() -> Tensor:
             self.images = self.generator(noise)
             return self.images
 
         heads = [self.head_adam] if self.settings.cr_weight else []
-        return Canvas(render=render, optimizers=[adam, *heads])
+        return Canvas(render=render, optimizers=[learner, *heads])
 
     def loss(self, view: View) -> Tensor:
         """The inversion's loss on the global view, and L_cr between global and local."""

@@ -27,6 +27,7 @@ from dfkd.methods.inversion import Canvas, Inversion, InversionSettings
 from dfkd.methods.losses import layer_gaps, total_variation, weighted
 from dfkd.methods.method import Workbench
 from dfkd.methods.networks import Normalized
+from dfkd.methods.optimizers import adam
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
@@ -135,9 +136,8 @@ class Deepinversion(Inversion):
         """L_bn, in which the first layer may count more."""
         seen = view.teacher
         gaps = layer_gaps(self.statistics.blended(seen.moments), seen.running)
-        gaps[0] = self.settings.bn_first_weight * gaps[0]
-        total = torch.stack(gaps).sum()
-        return total / len(gaps) if self.settings.bn_reduction == "mean" else total
+        gaps = torch.cat([self.settings.bn_first_weight * gaps[:1], gaps[1:]])
+        return gaps.mean() if self.settings.bn_reduction == "mean" else gaps.sum()
 
 
 class Pixels(Canvas):
@@ -174,7 +174,7 @@ class Pixels(Canvas):
         self.done += 1
 
     def adam(self) -> torch.optim.Adam:
-        return torch.optim.Adam([self.values], lr=self.settings.pixel_lr, betas=BETAS)
+        return adam([self.values], self.settings.pixel_lr, BETAS)
 
     def learning_rate(self) -> float:
         """Constant, or at each size a linear warm-up and then a cosine to zero."""

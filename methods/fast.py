@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dfkd.methods.generators import BETAS, LatentGenerator
+from dfkd.methods.generators import LatentGenerator
 from dfkd.methods.inversion import Canvas, Inversion, InversionSettings
 from dfkd.methods.method import Workbench
+from dfkd.methods.optimizers import adam
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -86,12 +87,15 @@ class Fast(Inversion):
         """A meta-generator with first weights, and its optimizer."""
         settings, bench = self.settings, self.bench
         with global_stream(bench.device, "generator", seed):
-            generator = LatentGenerator(settings.latent, bench.shape, settings.generator_width)
+            generator = LatentGenerator(
+                settings.latent,
+                bench.shape,
+                settings.generator_width,
+                precision=settings.precision,
+            )
         self.generator = generator.to(bench.device)  # theta
-        self.outer = torch.optim.Adam(
-            self.generator.parameters(),
-            lr=settings.generator_lr * settings.synthesis_steps,
-            betas=BETAS,
+        self.outer = adam(
+            self.generator.parameters(), settings.generator_lr * settings.synthesis_steps
         )
 
     def start_over(self, rng: torch.Generator) -> None:
@@ -113,12 +117,12 @@ class Fast(Inversion):
         settings = self.settings
         fast = copy.deepcopy(self.generator)
         noise = self.generator.draw(len(target), rng).requires_grad_()
-        inner = torch.optim.Adam(
+        inner = adam(
             [
-                {"params": list(fast.parameters()), "lr": settings.generator_lr},
+                {"params": list(fast.parameters())},
                 {"params": [noise], "lr": settings.latent_lr},
             ],
-            betas=BETAS,
+            settings.generator_lr,
         )
         return MetaCanvas(render=lambda: fast(noise), optimizers=[inner], fast=fast, learner=self)
 

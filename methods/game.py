@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dfkd.methods.errors import TrialFailed
-from dfkd.methods.generators import BETAS, LatentGenerator
+from dfkd.methods.generators import LatentGenerator
 from dfkd.methods.memory import Batch, ImageSource, quantized
 from dfkd.methods.method import Metrics, Workbench
+from dfkd.methods.optimizers import adam
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import Lesson, StudentSettings
@@ -91,9 +92,7 @@ class Game(ABC):
         self.bench = bench
         with global_stream(bench.device, "generator", bench.seed):
             self.generator = self.new_generator().to(bench.device)
-        self.adam = torch.optim.Adam(
-            self.generator.parameters(), lr=settings.generator_lr, betas=BETAS
-        )
+        self.adam = adam(self.generator.parameters(), settings.generator_lr)
         self.fresh = Fresh(self.generator, bench.classes)
         self.present = 0  # the epoch that is running
         self.drawn: tuple[Tensor, Tensor | None]  # noise and classes of the generator's last step
@@ -108,7 +107,9 @@ class Game(ABC):
         """The generator with its first weights."""
         settings, bench = self.settings, self.bench
         classes = bench.classes if self.conditional else 0
-        return LatentGenerator(settings.latent, bench.shape, settings.generator_width, classes)
+        return LatentGenerator(
+            settings.latent, bench.shape, settings.generator_width, classes, settings.precision
+        )
 
     @property
     def source(self) -> ImageSource:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfkd.methods.precision import computing, widened
 from dfkd.methods.shape import ImageShape
 
-BETAS = (0.5, 0.999)  # of every Adam that trains a generator
 DEEP_FROM = 97  # pixels: larger images get four doublings instead of two (NAYER's NLDeep)
 
 Size = tuple[int, int]
@@ -28,9 +28,15 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, shape: ImageShape, width: int, sizes: Sequence[Size] = ()
+        self,
+        inputs: int,
+        shape: ImageShape,
+        width: int,
+        sizes: Sequence[Size] = (),
+        precision: str = "float32",
     ) -> None:
         super().__init__()
+        self.precision = precision
         wide, narrow = 2 * width, width
         native = (shape.height, shape.width)
         self.sizes = tuple(sizes) or (native,)
@@ -55,14 +61,32 @@ class Trunk(nn.Module):
         self.heads = nn.ModuleList(
             nn.Conv2d(widths[-1], shape.channels, 3, padding=1) for _ in self.sizes
         )
+        self.to(memory_format=torch.channels_last)  # faster convolutions
 
     def forward(self, vectors: Tensor, which: int = 0) -> Tensor:
-        """Images of `sizes[which]`."""
-        maps: Tensor = self.seeds[which](vectors).view(-1, self.wide, *self.seed_sizes[which])
-        maps = self.norm(maps)
-        for size, stage in zip(self.steps[which], self.stages, strict=True):
-            maps = stage(F.interpolate(maps, size=size, mode="nearest"))
-        return torch.sigmoid(self.heads[which](maps))
+        """Images of `sizes[which]`, in float32."""
+        with computing(vectors.device, self.precision):
+            maps: Tensor = self.seeds[which](vectors).view(-1, self.wide, *self.seed_sizes[which])
+            maps = self.norm(maps.contiguous(memory_format=torch.channels_last))
+            for size, stage in zip(self.steps[which], self.stages, strict=True):
+                maps = stage[1:](enlarged(maps, size, stage[0]))  # type: ignore[index]
+            maps = self.heads[which](maps)
+        return torch.sigmoid(widened(maps))
+
+
+def enlarged(maps: Tensor, size: Size, convolve: nn.Conv2d) -> Tensor:
+    """`convolve` (3x3, no bias) of maps [B, K, h, w] that are enlarged to `size` by repetition.
+
+    Where that doubles both sides, each 3x3 patch holds but 2x2 different values. Adding up the
+    weights that meet the same one leaves a transposed convolution by a 4x4 kernel: the same
+    function with 2.25 times fewer products, and the enlarged maps are never stored.
+    """
+    if size == tuple(maps.shape[2:]):
+        return convolve(maps)  # type: ignore[no-any-return]
+    if size != (2 * maps.shape[2], 2 * maps.shape[3]):
+        return convolve(F.interpolate(maps, size=size, mode="nearest"))  # type: ignore[no-any-return]
+    pairs = F.avg_pool2d(convolve.weight, 2, stride=1, padding=1, divisor_override=1)  # sums
+    return F.conv_transpose2d(maps, pairs.flip(2, 3).transpose(0, 1), stride=2, padding=1)
 
 
 def _ladder(size: Size, doublings: int) -> list[Size]:
@@ -80,11 +104,19 @@ class LatentGenerator(nn.Module):
     always in training mode: its BatchNorm statistics are those of the batch.
     """
 
-    def __init__(self, latent: int, shape: ImageShape, width: int, classes: int = 0) -> None:
+    def __init__(
+        self,
+        latent: int,
+        shape: ImageShape,
+        width: int,
+        classes: int = 0,
+        precision: str = "float32",
+    ) -> None:
         super().__init__()
         self.latent = latent
         self.classes = nn.Embedding(classes, latent) if classes else None
-        self.trunk = Trunk(2 * latent if classes else latent, shape, width)
+        inputs = 2 * latent if classes else latent
+        self.trunk = Trunk(inputs, shape, width, precision=precision)
         self.rendered = 0  # images since it was built
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ of 2.303). What a generator maximizes is written as its negative at the place of
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -121,16 +122,32 @@ def batch_norm_gap(
     of Fast and NAYER computes it). `mean` over layers makes a weight carry over between teachers
     of different depth; the papers take the `sum`.
     """
-    total = torch.stack(layer_gaps(batch, running)).sum()
-    return total / len(batch) if reduction == "mean" else total
+    gaps = layer_gaps(batch, running)
+    return gaps.mean() if reduction == "mean" else gaps.sum()
 
 
-def layer_gaps(batch: Sequence[Moments], running: Sequence[Moments]) -> list[Tensor]:
-    """The same, layer by layer."""
-    return [
-        torch.linalg.vector_norm(mean - kept_mean) + torch.linalg.vector_norm(var - kept_var)
-        for (mean, var), (kept_mean, kept_var) in zip(batch, running, strict=True)
-    ]
+def layer_gaps(batch: Sequence[Moments], running: Sequence[Moments]) -> Tensor:
+    """The same, layer by layer, [L]: in as many operations for any number of layers.
+
+    Raises ValueError where the two are not of the same network.
+    """
+    sizes = tuple(len(values) for layer in batch for values in layer)
+    if sizes != tuple(len(values) for layer in running for values in layer):
+        raise ValueError(f"statistics of {len(batch)} and of {len(running)} layers cannot match")
+    squares = (in_a_row(batch) - in_a_row(running)).square()
+    sums = torch.segment_reduce(squares, "sum", lengths=_lengths(sizes, squares.device))
+    apart = sums > 0  # the slope of a root is infinite at 0, where a norm's is taken to be 0
+    return (torch.where(apart, sums, 1.0).sqrt() * apart).view(-1, 2).sum(1)
+
+
+def in_a_row(layers: Sequence[Moments]) -> Tensor:
+    """All means and variances as one vector: mean, variance, mean, variance, ..."""
+    return torch.cat([values for layer in layers for values in layer])
+
+
+@functools.cache
+def _lengths(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(sizes, device=device)
 
 
 def batch_norm_divergence(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dfkd.methods.losses import Moments
+import torch
+
+from dfkd.methods.losses import Moments, in_a_row
 
 
 class MovingStatistics:
@@ -22,11 +24,9 @@ class MovingStatistics:
         """The batch's statistics mixed with the past; its own as long as there is none."""
         if self.past is None:
             return list(batch)
-        keep = self.momentum
-        return [
-            ((1 - keep) * mean + keep * old_mean, (1 - keep) * var + keep * old_var)
-            for (mean, var), (old_mean, old_var) in zip(batch, self.past, strict=True)
-        ]
+        mixed = torch.lerp(in_a_row(batch), in_a_row(self.past), self.momentum)
+        parts = mixed.split([len(values) for layer in batch for values in layer])
+        return list(zip(parts[::2], parts[1::2], strict=True))
 
     def remember(self, batch: Sequence[Moments]) -> None:
         """Once per round: move the past on by the round's last batch."""

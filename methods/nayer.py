@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dfkd.methods.generators import BETAS, NoisyLabelGenerator, NoisyLayers, Size, Trunk
+from dfkd.methods.generators import NoisyLabelGenerator, NoisyLayers, Size, Trunk
 from dfkd.methods.inversion import Canvas, Inversion, InversionSettings
 from dfkd.methods.method import Workbench
+from dfkd.methods.optimizers import adam
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -100,8 +101,8 @@ class Nayer(Inversion):
             generator.noisy.redraw(rng)
         self.rounds_made += 1
         which = self.resolution()
-        adam = torch.optim.Adam(generator.parameters(), lr=settings.generator_lr, betas=BETAS)
-        return Canvas(render=lambda: generator(target, which), optimizers=[adam])
+        learner = adam(generator.parameters(), settings.generator_lr)
+        return Canvas(render=lambda: generator(target, which), optimizers=[learner])
 
     def resolution(self) -> int:
         """Which of `sizes` the next images have."""
@@ -117,7 +118,7 @@ class Nayer(Inversion):
                 layers, bench.embeddings.shape[1], settings.noisy_width, settings.noise_std
             )
             width = settings.generator_width
-            trunk = Trunk(settings.noisy_width, bench.shape, width, self.sizes)
+            trunk = Trunk(settings.noisy_width, bench.shape, width, self.sizes, settings.precision)
             self.generator = NoisyLabelGenerator(bench.embeddings, noisy, trunk).to(bench.device)
         self.generator.noisy.redraw(rng)
         self.rounds_made = 0

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dfkd.methods.autoencoder import Autoencoder, Replay, moment_distance
 from dfkd.methods.game import PLAIN, SMALL, Game, GameSettings
-from dfkd.methods.generators import BETAS, LatentGenerator
+from dfkd.methods.generators import LatentGenerator
 from dfkd.methods.losses import (
     LN10,
     activation,
@@ -35,6 +35,7 @@ from dfkd.methods.losses import (
 )
 from dfkd.methods.memory import Batch, Mixture
 from dfkd.methods.method import Workbench
+from dfkd.methods.optimizers import TORCHS_BETAS, adam
 from dfkd.methods.random_streams import global_stream
 from dfkd.methods.settings import Value, setting
 from dfkd.methods.student import StudentSettings
@@ -100,9 +101,7 @@ class PreDfkd(Game):
         with global_stream(bench.device, "memory", bench.seed):
             memory = Autoencoder(bench.shape, settings.memory_width, settings.latent)
         self.memory = memory.to(bench.device)
-        self.memory_adam = torch.optim.Adam(
-            self.memory.parameters(), lr=settings.memory_lr, betas=BETAS
-        )
+        self.memory_adam = adam(self.memory.parameters(), settings.memory_lr)
         self.remembers = False  # whether the memory was ever trained
 
     def loss(self, view: View) -> Tensor:
@@ -171,12 +170,12 @@ class PreDfkd(Game):
         """Codes [count, latent] from N(0, I), tuned so that the teacher knows what they show."""
         settings = self.settings
         codes = self.memory.decoder.draw(count, rng).requires_grad_(settings.tune_steps > 0)
-        adam = torch.optim.Adam([codes], lr=settings.tune_lr)
+        tuner = adam([codes], settings.tune_lr, TORCHS_BETAS)
         for _ in range(settings.tune_steps):
             with torch.enable_grad():
                 loss = self.code_loss(codes, self.memory.recalled(codes))
             codes.grad = torch.autograd.grad(loss, codes)[0]  # none to the decoder
-            adam.step()
+            tuner.step()
         return codes.detach()
 
     def code_loss(self, codes: Tensor, decoded: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dfkd.methods.losses import Moments
+from dfkd.methods.moments import channel_moments
+from dfkd.methods.precision import computing, widened
 
 Inputs = dict[nn.Module, Tensor]
 Kind = TypeVar("Kind", bound=nn.Module)
@@ -18,27 +20,24 @@ Kind = TypeVar("Kind", bound=nn.Module)
 class Sight:
     """One batch as one network saw it. The layers' inputs are kept, figures made of them lazily.
 
-    `logits` are [B, C]. Gradients reach the images unless they were looked at without.
+    `logits` are [B, C]. Gradients reach the images unless they were looked at without. Everything
+    is told in float32, also if the network computed in less.
     """
 
     def __init__(self, logits: Tensor, inputs: Inputs, layers: Layers) -> None:
-        self.logits = logits
+        self.logits = widened(logits)
         self._inputs = inputs
         self._layers = layers
 
     @cached_property
     def norm_inputs(self) -> list[Tensor]:
         """What each BatchNorm layer was given, [B, K, h, w] each."""
-        return [self._inputs[norm] for norm in self._norms]
+        return [widened(self._inputs[norm]) for norm in self._norms]
 
     @cached_property
     def moments(self) -> list[Moments]:
         """Mean and biased variance per channel of what each BatchNorm layer was given."""
-        found = []
-        for inputs in self.norm_inputs:
-            variance, mean = torch.var_mean(inputs, dim=(0, 2, 3), unbiased=False)
-            found.append((mean, variance))
-        return found
+        return [channel_moments(inputs) for inputs in self.norm_inputs]
 
     @property
     def running(self) -> list[Moments]:
@@ -70,7 +69,7 @@ class Sight:
             reached = reached[: reached.index(layers.pool) + 1]
         found: dict[torch.Size, Tensor] = {}
         for reader in reversed(reached):
-            maps = self._inputs[reader]
+            maps = widened(self._inputs[reader])
             squeezed = maps.shape[2:].numel() == 1 and any(s.numel() > 1 for s in found)
             if not squeezed:
                 found.setdefault(maps.shape[2:], maps)
@@ -80,7 +79,7 @@ class Sight:
         """The input of the layer of this kind that was reached last."""
         found = [inputs for layer, inputs in self._inputs.items() if isinstance(layer, kind)]
         assert found, f"the network has no {kind.__name__}"
-        return found[-1]
+        return widened(found[-1])
 
     @property
     def _norms(self) -> list[nn.Module]:
@@ -108,8 +107,9 @@ def _last(modules: Sequence[nn.Module], kind: type[Kind]) -> Kind | None:
 class Observer:
     """Looks at images through a network and remembers, for that one batch, what its layers saw."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, precision: str = "float32") -> None:
         self.network = network
+        self.precision = precision
         self.layers = Layers(network)
         self._inputs: Inputs | None = None
         watched = [*self.layers.norms, *self.layers.convolutions]
@@ -126,7 +126,8 @@ class Observer:
         inputs: Inputs = {}
         self._inputs = inputs if deep else None
         try:
-            logits: Tensor = (through or self.network)(images)
+            with computing(images.device, self.precision):
+                logits: Tensor = (through or self.network)(images)
         finally:
             self._inputs = None
         return Sight(logits, inputs, self.layers)

@@ -15,6 +15,8 @@ from dfkd.methods.augment import Augmentation
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.losses import divergence, logit_distance
 from dfkd.methods.memory import Batch, ImageSource
+from dfkd.methods.optimizers import sgd
+from dfkd.methods.precision import PRECISIONS
 from dfkd.methods.settings import check, describe, setting
 from dfkd.methods.sight import Observer, Sight
 from dfkd.methods.teacher import Teacher
@@ -39,12 +41,13 @@ class StudentSettings:
     clip_norm: float = setting(5.0, "bound on the gradient's norm; 0: none", at_least=0)
     shift: int = setting(4, "augmentation: random shift, pixels", at_least=0)
     flip: bool = setting(True, "augmentation: random mirror image; false for digits and letters")
+    precision: str = setting("float32", "of all passes in training", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         check(self)
 
 
-LEARNING = frozenset(describe(StudentSettings)) - {"warmup", "shift", "flip"}
+LEARNING = frozenset(describe(StudentSettings)) - {"warmup", "shift", "flip", "precision"}
 """The settings among these that nothing but the student's learning reads."""
 
 
@@ -59,16 +62,13 @@ class Student:
         self.epochs = epochs
         self.team = team
         self._trained = team.parallel(network)
-        self._observer = Observer(network)
+        self._observer = Observer(network, settings.precision)
         self.looks = 0  # how often anybody asked the network anything
         network.register_forward_pre_hook(self._count_look)
         self._heads = nn.ModuleList()
         self._augment = Augmentation(settings.shift, settings.flip)
-        self._optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=settings.student_lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
+        self._optimizer = sgd(
+            network.parameters(), settings.student_lr, settings.momentum, settings.weight_decay
         )
 
     @property

@@ -47,15 +47,15 @@ class Teacher:
         size = pool.output_size
         return size[0] if isinstance(size, tuple) else size
 
-    def to(self, device: torch.device) -> Teacher:
-        """Move to `device`, in place."""
+    def to(self, device: torch.device, precision: str = "float32") -> Teacher:
+        """Move to `device`, and answer in this precision from now on, in place."""
         self.network.to(device)
+        self._observer.precision = precision
         return self
 
     def logits(self, images: Tensor) -> Tensor:
         """Images [B, channels, H, W] in [0, 1] to logits [B, C]; gradients reach the images."""
-        logits: Tensor = self.network(images)
-        return logits
+        return self.look(images, deep=False).logits
 
     def look(self, images: Tensor, *, deep: bool = True) -> Sight:
         """The same, with what the layers saw unless `deep` is false."""

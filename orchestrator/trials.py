@@ -199,7 +199,7 @@ class Trial:
         self.student = Student(self.network, settings, spec.epochs, self.team)
         embeddings = label_embeddings(task.embeddings, task.classes, spec.seed).vectors
         bench = Workbench(
-            teacher=self.surroundings.teacher.build(task).to(self.device),
+            teacher=self.surroundings.teacher.build(task).to(self.device, settings.precision),
             student=self.student,
             embeddings=embeddings.to(self.device),
             shape=task.shape,

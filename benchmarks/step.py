@@ -1,0 +1,243 @@
+"""What is left of an epoch beside the networks' own passes: how fast is the inner loop?
+
+    python benchmarks/step.py                        digits and Fashion-MNIST, on the CPU
+    python benchmarks/step.py --threads 2 --cases reference
+    python benchmarks/step.py --device cuda --cases cifar10 imagenet-112 imagenet-224
+    python benchmarks/step.py --steps 2 --repeats 1  does it run?
+
+In one process, in turns: (a) the bare passes of an epoch of NAYER, called back to back on data that
+lies ready: in synthesis the generator forward, the teacher and the student forward, one backward
+pass through all three; in distillation the teacher forward, the student forward and backward; in
+evaluation the student forward. No loss but a sum, no optimizer, no augmentation, no pool, nothing
+drawn. (b) the real epoch, as a trial's worker runs it, with its row and its clock. Both in the same
+precision. Weights are random: a network's speed does not depend on them.
+
+`reference` is what the public implementation of NAYER was timed on: Fashion-MNIST as 3x32x32,
+ResNet-20 teacher, ResNet-8 student, one round of 10 steps of 100 images (generator of width 64, 10
+noisy layers of 512 to 1000), 60 student steps of 128 images, evaluation on 2,000. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from provenance import commit, machine
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dfkd.methods.networks import build_network
+from dfkd.methods.shape import ImageShape
+from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.specs import Choices, TrialSpec, plan_methods
+from dfkd.orchestrator.trials import Surroundings, Trial
+from dfkd.search_spaces.data import LabeledImages
+from dfkd.search_spaces.task import load_task
+from dfkd.search_spaces.teachers import TeacherWeights
+
+METHOD = "nayer"
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """An epoch to time; what is None is as the task has it."""
+
+    task: str
+    size: int | None = None
+    channels: int | None = None
+    teacher: str | None = None
+    student: str | None = None
+    label_width: int | None = None
+    recipe: Mapping[str, Any]
+    evaluated: int = 0
+
+
+CASES = {
+    "digits": Case(task="digits", recipe={}, evaluated=400),
+    "fashion_mnist": Case(task="fashion_mnist", size=32, recipe={}, evaluated=10_000),
+    "reference": Case(
+        task="fashion_mnist",
+        size=32,
+        channels=3,
+        teacher="resnet-20",
+        student="resnet-8",
+        label_width=512,
+        recipe={
+            "batch_size": 100,
+            "synthesis_steps": 10,
+            "rounds": 1,
+            "kd_steps": 60,
+            "kd_batch_size": 128,
+            "generator_width": 64,
+            "noisy_layers": 10,
+            "noisy_width": 1000,
+            "shift": 4,
+        },
+        evaluated=2_000,
+    ),
+    "cifar10": Case(task="cifar10", recipe={"kd_steps": 50}, evaluated=1_000),
+    "imagenet-112": Case(
+        task="imagenet", size=112, teacher="torchvision/resnet50", recipe={"kd_steps": 200}
+    ),
+    "imagenet-224": Case(task="imagenet", teacher="torchvision/resnet50", recipe={"kd_steps": 200}),
+}
+
+
+def main() -> None:
+    """Time the cases, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES)[:3])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="student steps per epoch; without it, the case's")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{machine()}, {device_name(options.device)}, commit {commit()}; {vars(options)}\n")
+    print("| case | precision | passes, s | epoch, s | 10th to 90th | passes / epoch | n |")
+    print("|---|---|--:|--:|---|--:|--:|", flush=True)
+    for name in options.cases:
+        for precision in options.precisions:
+            changes: dict[str, Any] = {"precision": precision}
+            if options.steps:
+                changes |= {"kd_steps": options.steps}
+            trial = build(CASES[name], changes, options.device)
+            print(row(name, precision, *timed(trial, options.repeats)), flush=True)
+
+
+def build(case: Case, changes: Mapping[str, Any], device: str) -> Trial:
+    """A trial that learns from its first epoch, with random weights and random test images."""
+    task = load_task(case.task)
+    shape = task.shape
+    size, channels = case.size or shape.height, case.channels or shape.channels
+    task = replace(
+        task,
+        shape=ImageShape(channels, size, case.size or shape.width),
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        embeddings="random"
+        if case.label_width is None
+        else label_file(task.classes, case.label_width),
+    )
+    settings = {**case.recipe, **changes, "warmup": 0}
+    recipe = plan_methods(task, Choices(student=case.student, settings=settings))[METHOD].recipe
+    network = case.teacher or task.teacher.network
+    weights = build_network(network, channels, len(task.classes)).state_dict()
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (case.evaluated, channels, size, size), generator=draws)
+    labels = torch.randint(len(task.classes), (case.evaluated,), generator=draws)
+    evaluation = LabeledImages(images.to(torch.uint8), labels) if case.evaluated else None
+    student = case.student or task.student
+    spec = TrialSpec(id="t", method=METHOD, recipe=recipe, student=student, epochs=1000, seed=0)
+    around = Surroundings(
+        task=task,
+        teacher=TeacherWeights(network, weights, "random weights"),
+        score=SCORES["accuracy"],
+        evaluation=evaluation,
+    )
+    return Trial(spec, around, device=device)
+
+
+def timed(trial: Trial, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of the bare passes and of the whole epoch, in turns, after one of each."""
+    passes = bare(trial)
+    whole = trial.step
+    bare_seconds, epoch_seconds = [], []
+    for turn in range(repeats + 1):
+        one, other = seconds(passes, trial.device), seconds(whole, trial.device)
+        if turn:
+            bare_seconds.append(one)
+            epoch_seconds.append(other)
+    return bare_seconds, epoch_seconds
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, with what it leaves the device to do."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def bare(trial: Trial) -> Callable[[], None]:
+    """The passes of an epoch, on inputs made beforehand."""
+    settings: Any = trial.method.settings
+    nayer: Any = trial.method
+    trial.step()  # so that there is a generator, and memory has been allocated once
+    teacher, student, device = nayer.bench.teacher.network, trial.network, trial.device
+    shape = trial.task.shape
+    draws = torch.Generator(device).manual_seed(0)
+    target = nayer.targets(draws)
+    size = (settings.kd_batch_size, shape.channels, shape.height, shape.width)
+    batch = torch.rand(size, generator=draws, device=device)
+    parts = (
+        []
+        if trial.surroundings.evaluation is None
+        else list(trial.surroundings.evaluation.batches())
+    )
+    tests = [images.to(device).float() / 255 for images, _ in parts]
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, settings.precision == "bfloat16"):
+            student.eval()
+            student.requires_grad_(False)
+            for _ in range(settings.rounds * settings.synthesis_steps):
+                images = nayer.generator(target)
+                nayer.generator.zero_grad()
+                summed(teacher(images), student(images)).backward()
+            student.train()
+            student.requires_grad_(True)
+            for _ in range(settings.kd_steps):
+                with torch.no_grad():
+                    teacher(batch)
+                student.zero_grad()
+                summed(student(batch)).backward()
+        student.eval()
+        with torch.no_grad():
+            for images in tests:
+                student(images)
+
+    return run
+
+
+def label_file(classes: Sequence[str], width: int) -> str:
+    """A file of random label embeddings of this width."""
+    folder = tempfile.mkdtemp(prefix="dfkd-bench-")
+    vectors = torch.randn(len(classes), width, generator=torch.Generator().manual_seed(0))
+    save_file({"embeddings": vectors}, f"{folder}/labels.safetensors")
+    return f"{folder}/labels.safetensors"
+
+
+def row(name: str, precision: str, passes: list[float], epochs: list[float]) -> str:
+    """One row of the table, of medians."""
+    low, *_, high = statistics.quantiles(epochs, n=10) if len(epochs) > 1 else epochs * 2
+    ratio = statistics.median(a / b for a, b in zip(passes, epochs, strict=True))
+    middle = [f"{statistics.median(values):.4g}" for values in (passes, epochs)]
+    return (
+        f"| {name} | {precision} | {middle[0]} | {middle[1]} | {low:.4g} to {high:.4g} "
+        f"| {ratio:.2f} | {len(epochs)} |"
+    )
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or that it is the CPU."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+
+
+def summed(*logits: Tensor) -> Tensor:
+    return sum(
+        (answers.float().sum() for answers in logits), torch.zeros((), device=logits[0].device)
+    )
+
+
+if __name__ == "__main__":
+    main()
