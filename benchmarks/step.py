@@ -10,11 +10,13 @@ lies ready: in synthesis the generator forward, the teacher and the student forw
 pass through all three; in distillation the teacher forward, the student forward and backward; in
 evaluation the student forward. No loss but a sum, no optimizer, no augmentation, no pool, nothing
 drawn. (b) the real epoch, as a trial's worker runs it, with its row and its clock. Both in the same
-precision. Weights are random: a network's speed does not depend on them.
+precision. Weights are random: a network's speed does not depend on them. Evaluation is in float32
+always, as the exported student is.
 
 `reference` is what the public implementation of NAYER was timed on: Fashion-MNIST as 3x32x32,
 ResNet-20 teacher, ResNet-8 student, one round of 10 steps of 100 images (generator of width 64, 10
-noisy layers of 512 to 1000), 60 student steps of 128 images, evaluation on 2,000. Prints Markdown.
+noisy layers of 512 to 1000), 60 student steps of 128 images, evaluation on 2,000. It is timed
+against the same arithmetic in plain PyTorch as well (plain_loop.py). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from plain_loop import PlainLoop, Sizes
 from provenance import commit, machine
 from safetensors.torch import save_file
 from torch import Tensor
@@ -102,15 +105,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{machine()}, {device_name(options.device)}, commit {commit()}; {vars(options)}\n")
-    print("| case | precision | passes, s | epoch, s | 10th to 90th | passes / epoch | n |")
-    print("|---|---|--:|--:|---|--:|--:|", flush=True)
+    print("| case | precision | | median, s | 10th to 90th percentile | of the epoch | n |")
+    print("|---|---|---|--:|---|--:|--:|", flush=True)
     for name in options.cases:
         for precision in options.precisions:
             changes: dict[str, Any] = {"precision": precision}
             if options.steps:
                 changes |= {"kd_steps": options.steps}
             trial = build(CASES[name], changes, options.device)
-            print(row(name, precision, *timed(trial, options.repeats)), flush=True)
+            calls = {"epoch": trial.step, "bare passes": bare(trial)}
+            if name == "reference" and trial.device.type == "cpu":
+                calls["plain loop"] = plain(trial, options.steps)
+            taken = in_turns(calls, options.repeats, trial.device)
+            for what, times in taken.items():
+                print(row(name, precision, what, times, taken["epoch"]), flush=True)
 
 
 def build(case: Case, changes: Mapping[str, Any], device: str) -> Trial:
@@ -146,17 +154,17 @@ def build(case: Case, changes: Mapping[str, Any], device: str) -> Trial:
     return Trial(spec, around, device=device)
 
 
-def timed(trial: Trial, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of the bare passes and of the whole epoch, in turns, after one of each."""
-    passes = bare(trial)
-    whole = trial.step
-    bare_seconds, epoch_seconds = [], []
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call, in turns, after one of each."""
+    taken: dict[str, list[float]] = {what: [] for what in calls}
     for turn in range(repeats + 1):
-        one, other = seconds(passes, trial.device), seconds(whole, trial.device)
-        if turn:
-            bare_seconds.append(one)
-            epoch_seconds.append(other)
-    return bare_seconds, epoch_seconds
+        for what, call in calls.items():
+            spent = seconds(call, device)
+            if turn:
+                taken[what].append(spent)
+    return taken
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -217,14 +225,13 @@ def label_file(classes: Sequence[str], width: int) -> str:
     return f"{folder}/labels.safetensors"
 
 
-def row(name: str, precision: str, passes: list[float], epochs: list[float]) -> str:
-    """One row of the table, of medians."""
-    low, *_, high = statistics.quantiles(epochs, n=10) if len(epochs) > 1 else epochs * 2
-    ratio = statistics.median(a / b for a, b in zip(passes, epochs, strict=True))
-    middle = [f"{statistics.median(values):.4g}" for values in (passes, epochs)]
+def row(name: str, precision: str, what: str, times: list[float], epochs: list[float]) -> str:
+    """One row of the table."""
+    low, *_, high = statistics.quantiles(times, n=10) if len(times) > 1 else times * 2
+    share = statistics.median(one / epoch for one, epoch in zip(times, epochs, strict=True))
     return (
-        f"| {name} | {precision} | {middle[0]} | {middle[1]} | {low:.4g} to {high:.4g} "
-        f"| {ratio:.2f} | {len(epochs)} |"
+        f"| {name} | {precision} | {what} | {statistics.median(times):.3g} "
+        f"| {low:.3g} to {high:.3g} | {share:.2f} | {len(times)} |"
     )
 
 
@@ -233,10 +240,19 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 
 
+def plain(trial: Trial, kd_steps: int | None) -> Callable[[], None]:
+    """The plain loop, with networks of its own."""
+    case, evaluation = CASES["reference"], trial.surroundings.evaluation
+    assert case.teacher and case.student and isinstance(evaluation, LabeledImages)
+    teacher, student = (build_network(name, 3, 10) for name in (case.teacher, case.student))
+    sizes = Sizes(kd_steps=kd_steps or Sizes().kd_steps)
+    tests = evaluation.images.float() / 255
+    return PlainLoop(teacher, student, tests, trial.method.settings.precision, sizes).epoch
+
+
 def summed(*logits: Tensor) -> Tensor:
-    return sum(
-        (answers.float().sum() for answers in logits), torch.zeros((), device=logits[0].device)
-    )
+    """All answers in one number, to pass back from."""
+    return torch.stack([answers.float().sum() for answers in logits]).sum()
 
 
 if __name__ == "__main__":

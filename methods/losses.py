@@ -127,22 +127,26 @@ def batch_norm_gap(
 
 
 def layer_gaps(batch: Sequence[Moments], running: Sequence[Moments]) -> Tensor:
-    """The same, layer by layer, [L]: in as many operations for any number of layers.
-
-    Raises ValueError where the two are not of the same network.
-    """
-    sizes = tuple(len(values) for layer in batch for values in layer)
-    if sizes != tuple(len(values) for layer in running for values in layer):
-        raise ValueError(f"statistics of {len(batch)} and of {len(running)} layers cannot match")
-    squares = (in_a_row(batch) - in_a_row(running)).square()
+    """The same, layer by layer, [L]; as many operations for any number of layers."""
+    seen, kept, sizes = in_a_row(batch, running)
+    squares = (seen - kept).square()
     sums = torch.segment_reduce(squares, "sum", lengths=_lengths(sizes, squares.device))
     apart = sums > 0  # the slope of a root is infinite at 0, where a norm's is taken to be 0
     return (torch.where(apart, sums, 1.0).sqrt() * apart).view(-1, 2).sum(1)
 
 
-def in_a_row(layers: Sequence[Moments]) -> Tensor:
-    """All means and variances as one vector: mean, variance, mean, variance, ..."""
-    return torch.cat([values for layer in layers for values in layer])
+def in_a_row(
+    one: Sequence[Moments], other: Sequence[Moments]
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Each one's statistics as one vector, (mean, variance) after (mean, variance); their lengths.
+
+    Raises ValueError where they are not of the same network.
+    """
+    mine, theirs = ([values for layer in layers for values in layer] for layers in (one, other))
+    sizes = tuple(map(len, mine))
+    if sizes != tuple(map(len, theirs)):
+        raise ValueError(f"statistics of {len(one)} and of {len(other)} other layers do not match")
+    return torch.cat(mine), torch.cat(theirs), sizes
 
 
 @functools.cache

@@ -24,8 +24,8 @@ class MovingStatistics:
         """The batch's statistics mixed with the past; its own as long as there is none."""
         if self.past is None:
             return list(batch)
-        mixed = torch.lerp(in_a_row(batch), in_a_row(self.past), self.momentum)
-        parts = mixed.split([len(values) for layer in batch for values in layer])
+        seen, past, sizes = in_a_row(batch, self.past)
+        parts = torch.lerp(seen, past, self.momentum).split(sizes)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
     def remember(self, batch: Sequence[Moments]) -> None:

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workbenches import rng
 
-from dfkd.methods.generators import LatentGenerator, NoisyLabelGenerator, NoisyLayers, Trunk
+from dfkd.methods.generators import (
+    LatentGenerator,
+    NoisyLabelGenerator,
+    NoisyLayers,
+    Trunk,
+    enlarged,
+)
 from dfkd.methods.shape import ImageShape
 
 SIZES = st.integers(1, 40) | st.integers(90, 112)
@@ -44,6 +50,20 @@ def test_the_trunk_for_32_pixels_has_as_many_parameters_as_in_the_reference():
 
 def test_a_trunk_renders_its_own_size_unless_others_are_asked_for():
     assert Trunk(4, ImageShape(3, 7, 5), width=1).sizes == ((7, 5),)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3]), st.sampled_from([0, 1]))
+def test_to_convolve_enlarged_maps_at_once_gives_what_one_after_the_other_gives(h, w, factor, odd):
+    size = (factor * h - odd * (factor == 2), factor * w)
+    maps = torch.randn(2, 3, h, w, generator=rng(), dtype=torch.float64).requires_grad_()
+    layer = torch.nn.Conv2d(3, 4, 3, padding=1, bias=False, dtype=torch.float64)
+    expected = layer(F.interpolate(maps, size=size, mode="nearest"))
+    found = enlarged(maps, size, layer)
+    assert torch.allclose(found, expected)
+    weights = torch.randn(found.shape, generator=rng(1), dtype=torch.float64)
+    inputs = (maps, layer.weight)
+    slopes = [torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected)]
+    assert all(torch.allclose(a, b) for a, b in zip(*slopes, strict=True))
 
 
 RESOLUTIONS = [(8, 8), (12, 8), (5, 3)]

@@ -85,5 +85,5 @@ def test_forgetting_makes_it_as_new():
 
 
 def test_statistics_of_another_network_are_refused():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="do not match"):
         after(0.9, 1).blended(layers(2, 3))
