@@ -52,6 +52,17 @@ class Batch:
     index: Tensor | None = None
     """Where each image lies in its pool, [B]; None where it lies in none."""
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in up to `parts` parts, of equal size but for the last."""
+        if parts == 1:
+            return [self]
+        size = math.ceil(len(self.images) / parts)
+        columns = [
+            [None] * parts if values is None else values.split(size)
+            for values in (self.images, self.labels, self.weights, self.index)
+        ]
+        return [Batch(*rows) for rows in zip(*columns, strict=False)]
+
 
 class ImageSource(Protocol):
     """Anything a student can draw training images from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ class StudentSettings:
     shift: int = setting(4, "augmentation: random shift, pixels", at_least=0)
     flip: bool = setting(True, "augmentation: random mirror image; false for digits and letters")
     precision: str = setting("float32", "of all passes in training", choices=PRECISIONS)
+    accumulation: int = setting(1, "passes that a student step is split into", at_least=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -132,20 +133,36 @@ class Student:
     def learn(
         self, teacher: Teacher, batch: Batch, rng: torch.Generator, lesson: Lesson | None = None
     ) -> Tensor:
-        """One step on one batch, augmented here; returns the loss, by default that of KD."""
+        """One step on one batch, augmented here; returns the loss, by default that of KD.
+
+        With `accumulation` the batch passes in as many parts, whose gradients add up: the memory
+        of one part, the step of all; BatchNorm layers see one part at a time.
+        """
         self._trained.train()
         batch = replace(batch, images=self._augment(batch.images, rng))
-        with torch.no_grad():  # what the teacher's layers saw takes memory, so only for lessons
-            theirs = teacher.look(batch.images, deep=lesson is not None)
-        loss = (lesson or self.kd)(batch, self.look(batch.images), theirs)
+        parts = batch.split(self.settings.accumulation)
         self._optimizer.zero_grad()
-        loss.backward()
+        loss = torch.zeros((), device=batch.images.device)
+        for part in parts:
+            with nullcontext() if part is parts[-1] else self.team.apart(self._trained):
+                share = len(part.images) / len(batch.images)
+                loss += self._pass_back(teacher, part, share, lesson)
         for p in self._heads.parameters():  # the network's are averaged by `team.parallel`
             p.grad = self.team.total(p.grad) / self.team.size if p.grad is not None else None
         if self.settings.clip_norm:
             for module in (self.network, *self._heads):  # a head must not slow the network down
                 nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm)
         self._optimizer.step()
+        return loss
+
+    def _pass_back(
+        self, teacher: Teacher, batch: Batch, share: float, lesson: Lesson | None
+    ) -> Tensor:
+        """Add the gradient of `share` times a batch's loss; returns that product."""
+        with torch.no_grad():  # what the teacher's layers saw takes memory, so only for lessons
+            theirs = teacher.look(batch.images, deep=lesson is not None)
+        loss = (lesson or self.kd)(batch, self.look(batch.images), theirs) * share
+        loss.backward()
         return loss.detach()
 
     def kd(self, batch: Batch, mine: Sight, theirs: Sight) -> Tensor:

@@ -6,6 +6,7 @@ all of this is nothing. Who is behind a larger team is the orchestrator's affair
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ class Team(Protocol):
         """`network` with gradients averaged over the workers."""
         ...
 
+    def apart(self, network: nn.Module) -> AbstractContextManager[object]:
+        """Passes of such a network whose gradients wait for the next ones to be averaged."""
+        ...
+
 
 class Alone:
     """A team of one."""
@@ -53,6 +58,9 @@ class Alone:
 
     def parallel(self, network: nn.Module) -> nn.Module:
         return network
+
+    def apart(self, network: nn.Module) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 def portion(rounds: int, done: int, team: Team) -> int:

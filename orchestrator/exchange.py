@@ -7,6 +7,7 @@ so that they outlive the worker; everybody maps them from there without a copy.
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import ray
@@ -68,3 +69,7 @@ class TrainTeam:
     def parallel(self, network: nn.Module) -> nn.Module:
         devices = [self._device] if self._device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices)
+
+    def apart(self, network: nn.Module) -> AbstractContextManager[object]:
+        synchronizing = cast(DistributedDataParallel, network)
+        return synchronizing.no_sync()

@@ -1,5 +1,6 @@
 import copy
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -311,3 +312,45 @@ def test_a_frozen_student_is_seen_as_it_is_and_a_learning_one_through_its_team()
     with learner.frozen():
         seen = learner.look(IMAGES)
     assert team.wrapped.calls == 1 and len(seen.moments) == 2
+
+
+# Accumulation
+
+
+def without_batch_norm():
+    with global_stream("cpu", "plain"):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 5, 16, 40])
+@pytest.mark.parametrize("weights", [None, torch.rand(16, generator=rng(4))])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(accumulation, weights):
+    whole = student(network=without_batch_norm(), shift=1)
+    parts = student(network=without_batch_norm(), shift=1, accumulation=accumulation)
+    losses = [distill(one, source=Always(IMAGES, weights))["kd_loss"] for one in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    pairs = zip(whole.network.parameters(), parts.network.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+    assert difference(snapshot(without_batch_norm()), parts.network) > 1e-3
+
+
+@pytest.mark.parametrize(("accumulation", "sizes"), [(1, [16]), (3, [6, 6, 4]), (4, [4] * 4)])
+def test_a_step_in_parts_passes_as_many_images_at_a_time(accumulation, sizes):
+    network, seen = without_batch_norm(), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    distill(student(network=network, accumulation=accumulation))
+    assert seen == sizes
+
+
+def test_workers_average_gradients_once_a_step_however_many_parts_it_has():
+    class Watched(Alone):
+        held = 0
+
+        @contextmanager
+        def apart(self, network):
+            self.held += 1
+            yield
+
+    team = Watched()
+    distill(student(network=without_batch_norm(), accumulation=4, kd_steps=2, team=team))
+    assert team.held == 2 * 3
