@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from dfkd.orchestrator.requests import SweepRequest, resolve
-from dfkd.orchestrator.specs import SweepSpec
+from dfkd.orchestrator.specs import SweepSpec, TrialSpec
 
 EPOCHS = 4
 STRIPES: dict[str, Any] = {
@@ -99,6 +99,25 @@ def write_task(folder: Path, changes: dict[str, Any] | None = None) -> str:
 def plan(task: str, **options: Any) -> SweepSpec:
     """The sweep that `dfkd sweep TASK` with these options means."""
     return resolve(SweepRequest(task=task, **options), lambda text: None)
+
+
+def quick_trial(task: str, method: str = "nayer", **settings: Any) -> TrialSpec:
+    """A trial of the small task by a method in few steps; else the task's own recipe, as set."""
+    quick = {"kd_steps": 2} | ({"synthesis_steps": 2} if method == "nayer" else {})
+    sweep = plan(task, methods=(method,), settings={**quick, **settings})
+    return sweep.trial("t000", method, {})
+
+
+class Scores:
+    """A score that does as told, epoch after epoch."""
+
+    uses_real_labels = False
+
+    def __init__(self, *values: float) -> None:
+        self.left = list(values)
+
+    def __call__(self, rows: Any) -> float:
+        return self.left.pop(0)
 
 
 def untimed(rows: Any) -> list[dict[str, Any]]:
