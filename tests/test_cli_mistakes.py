@@ -104,6 +104,7 @@ def test_all_mistakes_in_a_task_file_are_told_at_once(tmp_path):
     assert len(complaint("sweep", task).splitlines()) == 2
 
 
+@pytest.mark.usefixtures("stripes_teacher")  # or that it is trained is said too
 @pytest.mark.parametrize("command", ["sweep", "distill"])
 def test_storage_that_cannot_be_written_is_shown(command, stripes_file, tmp_path):
     (tmp_path / "file").touch()
