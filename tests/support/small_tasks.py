@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def files_end_at(size: int) -> Iterator[None]:
     """Within the block the system refuses to write any file beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    keeps_none = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # or a module imported here is cached in part, and for good
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = keeps_none
