@@ -16,6 +16,8 @@ from dfkd.search_spaces.task import TeacherSpec
 pytest_plugins = ["small_task_fixtures", "command_line"]
 pytestmark = pytest.mark.usefixtures("dfkd_cache", "no_ray")
 
+NO_JURY = ("--select", "accuracy")  # which would make control pools for each new teacher
+
 
 # Training a teacher
 
@@ -29,7 +31,7 @@ def test_a_teacher_that_was_trained_can_be_distilled(stripes_file, tmp_path):
     shown = told(*train(stripes_file, tmp_path))
     file = tmp_path / "mine.safetensors"
     assert f"dfkd sweep {stripes_file} --teacher {file}" in shown
-    told("distill", stripes_file, "--teacher", file, "--storage", tmp_path / "runs")
+    told("distill", stripes_file, "--teacher", file, "--storage", tmp_path / "runs", *NO_JURY)
 
 
 def test_the_teachers_figures_are_shown(tmp_path):
@@ -113,7 +115,7 @@ def compared(tmp_path):
 
 
 def test_a_sweep_can_have_another_teacher_of_the_task(compared, tmp_path):
-    options = [compared, "--storage", tmp_path / "runs", "--epochs", 2]
+    options = [compared, "--storage", tmp_path / "runs", "--epochs", 2, *NO_JURY]
     told("distill", *options, "--name", "default")
     told("distill", *options, "--name", "other", "--teacher", "plain")
     facts = [
@@ -125,7 +127,8 @@ def test_a_sweep_can_have_another_teacher_of_the_task(compared, tmp_path):
 
 def test_a_sweep_with_a_named_teacher_can_be_run_again_and_resumed(compared, tmp_path):
     storage = ["--storage", tmp_path / "runs"]
-    again = ["distill", compared, "--teacher", "plain", "--name", "mine", "--epochs", 2, *storage]
+    again = ["distill", compared, "--teacher", "plain", "--name", "mine", *storage]
+    again += ["--epochs", 2, *NO_JURY]
     assert "t000 nayer started" in told(*again)
     assert "t000 nayer started" not in told(*again)
     assert "best student (t000)" in told("resume", "mine", *storage)
