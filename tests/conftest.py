@@ -47,4 +47,5 @@ def dfkd_cache(tmp_path_factory):
         patch.setenv("DFKD_CACHE", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else workers give way to all that is busy
         yield folder
