@@ -6,6 +6,10 @@
 PYTHON ?=
 export PYTHON
 
+# Some machines tell Python not to keep what it compiled, and uv compiles nothing: each of the many
+# processes that tests start would then compile torch and Ray anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
@@ -23,8 +27,8 @@ demo: $(INSTALLED) ## distill the embedded digits task eight times, on the CPU, 
 	.venv/bin/dfkd sweep digits --trials 8
 
 test: check ## what CI runs: check, then every test, with coverage
-	$(PY) -m pytest -m 'not ray' -n 2 --cov --cov-report=
-	$(PY) -m pytest -m ray -n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
+	$(PY) -m pytest -m 'not ray' -n 2 --dist worksteal --cov --cov-report=
+	$(PY) -m pytest tests/orchestrator -m ray -n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(INSTALLED_DEV) .types/dfkd ## style and types, without running anything
 	$(PY) -m ruff check .

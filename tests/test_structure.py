@@ -98,6 +98,12 @@ def test_an_import_up_the_layers_is_noticed(name, layer):
     assert import_problem(name, layer)
 
 
+def test_tests_that_start_ray_lie_where_make_test_looks_for_them():
+    mark = "pytest.mark." + "ray"
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if mark in path.read_text()]
+    assert {path.parent for path in files} == {ROOT / "tests" / "orchestrator"}
+
+
 def test_no_module_is_called_utils():
     everywhere = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     assert not [path for path in everywhere if path.stem in {"util", "utils"}]

@@ -150,7 +150,7 @@ def test_other_images_can_be_given(stripes_file, storage, done):
 def test_digits_are_told_apart_far_better_than_by_noise(shipped_digits_teacher, storage):
     learning = {"warmup": 2, "kd_steps": 40}
     synthesis = {"synthesis_steps": 6, "batch_size": 50, "warmup_rounds": 3}
-    options = {"epochs": 6, "storage": storage}
+    options = {"epochs": 6, "select": "accuracy", "storage": storage}
     nayer = distill("digits", settings=learning | synthesis, **options)
     noise = distill("digits", methods=("noise",), settings=learning, **options)
     assert nayer.best.best["accuracy"] > noise.best.best["accuracy"] + 0.2

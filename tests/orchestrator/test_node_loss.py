@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 
 import pytest
-from ray_sweeps import write_task
+from ray_sweeps import Listener, quiet, write_task
 
-from dfkd.orchestrator.watching import Silent
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 EPOCHS = 20
 QUICK_TO_NOTICE = {
@@ -21,16 +18,13 @@ QUICK_TO_NOTICE = {
 }
 
 
-class Saboteur(Silent):
+class Saboteur(Listener):
     """Ends a node, without warning, once two trials have been running for a few epochs."""
 
     def __init__(self, end_node):
+        super().__init__()
         self.end_node = end_node
         self.epochs = {}
-        self.remarks = []
-
-    def say(self, text):
-        self.remarks.append(text)
 
     def epoch_ended(self, spec, row):
         self.epochs[spec.id] = row["epoch"]
@@ -39,32 +33,36 @@ class Saboteur(Silent):
             self.end_node = None
 
 
-@pytest.fixture
-def two_nodes(dfkd_cache):
-    """A head and a second node of one CPU each, as separate processes, without a dashboard."""
+@pytest.fixture(scope="module")
+def head(dfkd_cache):
+    """A cluster of one node of one CPU, in processes of its own, without a dashboard."""
     import ray
     from ray.cluster_utils import Cluster
 
-    from dfkd.orchestrator.clusters import QUIET
-
-    os.environ.update(QUIET)
-    head = {"num_cpus": 1, "_system_config": QUICK_TO_NOTICE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    second = cluster.add_node(num_cpus=1)
-    workers = {"py_executable": shlex.quote(sys.executable)}  # Ray starts them by a shell command
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env=workers)
-    yield lambda: cluster.remove_node(second, allow_graceful=False)
-    ray.shutdown()
-    cluster.shutdown()
+    node = {"num_cpus": 1, "_system_config": QUICK_TO_NOTICE, "include_dashboard": False}
+    with quiet():
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        workers = {"py_executable": shlex.quote(sys.executable)}  # started by a shell command
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env=workers)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
-@pytest.mark.timeout(300)
+@pytest.fixture
+def two_nodes(head):
+    """A second node of one CPU beside the head, and how to end it."""
+    second = head.add_node(num_cpus=1)
+    head.wait_for_nodes()
+    return lambda: head.remove_node(second, allow_graceful=False)
+
+
 def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes, tmp_path):
     from dfkd.orchestrator import sweep
 
     saboteur = Saboteur(two_nodes)
     result = sweep(
-        write_task(tmp_path, EPOCHS, kd_steps=40),
+        write_task(tmp_path, EPOCHS, kd_steps=10),
         trials=2,
         workers=2,
         cpus_per_worker=0.49,
@@ -74,19 +72,18 @@ def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes
         watcher=saboteur,
     )
     assert saboteur.end_node is None, "the node was never ended, so nothing was tested"
-    assert any("lost its worker" in remark for remark in saboteur.remarks)
+    assert any("lost its worker" in remark for remark in saboteur.said)
     assert [record.outcome for record in result.records] == ["finished", "finished"]
     for record in result.records:
         assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.timeout(300)
 def test_the_shards_of_a_lost_node_are_gone_and_its_trial_goes_on(two_nodes, tmp_path):
     from dfkd.orchestrator import sweep
 
     saboteur = Saboteur(two_nodes)
     result = sweep(
-        write_task(tmp_path, EPOCHS, kd_steps=40),
+        write_task(tmp_path, EPOCHS, kd_steps=10),
         trials=3,
         share_pools="teacher",
         scheduler="fifo",
@@ -100,4 +97,4 @@ def test_the_shards_of_a_lost_node_are_gone_and_its_trial_goes_on(two_nodes, tmp
         assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
     drawn = [sum(row["images_drawn"] for row in record.rows) for record in result.records]
     assert sum(drawn) > 0
-    assert any("drawn from other trials" in remark for remark in saboteur.remarks)
+    assert any("drawn from other trials" in remark for remark in saboteur.said)

@@ -7,9 +7,7 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from ray_sweeps import kill_one, local_ray, write_task
-
-from dfkd.orchestrator.watching import Silent
+from ray_sweeps import Listener, kill_one, local_ray, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -24,27 +22,14 @@ def own_ray(dfkd_cache):
         yield ray
 
 
-class Listener(Silent):
-    """Keeps what is said, and kills the keeper after the third epoch if asked."""
+def kill_keeper():
+    kill_one(os.getpid(), "ray::PoolKeeper")
 
-    def __init__(self, kills=False):
-        self.said = []
-        self.rows = 0
-        self.kills = kills
 
-    def say(self, text):
-        self.said.append(text)
-
-    def epoch_ended(self, spec, row):
-        self.rows += 1
-        if self.kills and self.rows == 3:
-            kill_one(os.getpid(), "ray::PoolKeeper")
-
-    @property
-    def taken(self):
-        """How many epochs were taken; None if that was not said."""
-        found = [re.search(r"(\d+) epochs taken instead of made", text) for text in self.said]
-        return next((int(match[1]) for match in found if match), None)
+def taken(listener):
+    """How many epochs were taken; None if that was not said."""
+    found = [re.search(r"(\d+) epochs taken instead of made", text) for text in listener.said]
+    return next((int(match[1]) for match in found if match), None)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +41,7 @@ def run(own_ray, tmp_path_factory):
     task = write_task(folder, EPOCHS)
 
     def run(sharing, *, kills=False, **options):
-        listener = Listener(kills)
+        listener = Listener(act=kill_keeper if kills else None)
         result = sweep(
             task,
             share_pools=sharing,
@@ -86,7 +71,7 @@ def run(own_ray, tmp_path_factory):
 def unshared(run):
     """The rows of a sweep in which every trial makes its own."""
     rows, listener = run("off")
-    assert listener.taken is None
+    assert taken(listener) is None
     assert len(rows) == TRIALS * EPOCHS
     assert len({row["recipe.student_lr"] for row in rows}) == TRIALS
     return rows
@@ -95,20 +80,20 @@ def unshared(run):
 def test_shared_synthesis_is_made_once_and_changes_no_number(run, unshared):
     rows, listener = run("exact")
     assert rows == unshared
-    assert listener.taken == (TRIALS - 1) * EPOCHS
+    assert taken(listener) == (TRIALS - 1) * EPOCHS
 
 
 def test_losing_the_keeper_in_the_middle_costs_nothing_but_making_again(run, unshared):
     rows, listener = run("exact", kills=True)
     assert rows == unshared
-    assert (listener.taken or 0) < (TRIALS - 1) * EPOCHS  # counted anew since it is back
+    assert (taken(listener) or 0) < (TRIALS - 1) * EPOCHS  # counted anew since it is back
 
 
 def test_trials_at_the_same_time_make_nothing_twice(run, unshared):
     rows, listener = run("exact", concurrent=2)
     key = lambda row: (row["trial"], row["epoch"])  # noqa: E731
     assert sorted(rows, key=key) == sorted(unshared, key=key)
-    assert listener.taken == (TRIALS - 1) * EPOCHS
+    assert taken(listener) == (TRIALS - 1) * EPOCHS
 
 
 def test_trials_of_one_teacher_are_taught_from_each_others_shards(run):

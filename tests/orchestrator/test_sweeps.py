@@ -1,4 +1,4 @@
-"""Whole sweeps on a Ray of their own: what they give, leave behind, and refuse."""
+"""Whole sweeps, the first on a Ray of its own: what they give, leave behind, and refuse."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from ray_sweeps import end, start_sweep, write_task
+from command_line import as_json
+from ray_sweeps import end, local_ray, start_sweep, sweep_here, write_task
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 TIMINGS = ("seconds", "began", "ended", "trial")
 
@@ -25,13 +26,21 @@ def swept(tmp_path_factory, dfkd_cache):
     """A finished sweep of three trials, its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("swept")
     task = write_task(folder)
-    status, printed, complained = end(start_sweep(task, folder, "--trials", "3", "--json"))
+    options = ("--trials", "3", "--concurrent", "2", "--json")
+    status, printed, complained = end(start_sweep(task, folder, *options))
     assert status == 0, complained
     return task, folder / "runs" / "s", printed
 
 
+@pytest.fixture(scope="module")
+def own_ray(dfkd_cache):
+    """A Ray of two CPUs in this process."""
+    with local_ray(2) as ray:
+        yield ray
+
+
 def test_json_is_all_there_is_on_standard_output(swept):
-    events = [json.loads(line) for line in swept[2].splitlines()]
+    events = as_json(swept[2])
     assert events[-1]["event"] == "sweep_ended"
     assert {event["trial"] for event in events if event["event"] == "trial_ended"} == {
         "control",
@@ -74,44 +83,37 @@ def test_the_best_trial_is_exported_and_the_control_never(swept):
 def test_the_same_command_after_the_end_only_shows_the_result(swept):
     task, folder, _ = swept
     before = (folder / "results.parquet").read_bytes()
-    status, printed, _ = end(start_sweep(task, folder.parents[1], "--trials", "3", "--json"), 60)
-    events = [json.loads(line)["event"] for line in printed.splitlines()]
+    status, printed, _ = sweep_here(task, folder.parents[1], "--trials", "3", "--json")
     assert status == 0
-    assert events == ["sweep_started", "sweep_ended"]
+    assert [event["event"] for event in as_json(printed)] == ["sweep_started", "sweep_ended"]
     assert (folder / "results.parquet").read_bytes() == before
 
 
-def test_more_trials_can_be_added_to_a_finished_sweep(swept):
+def test_more_trials_can_be_added_to_a_finished_sweep(swept, own_ray):
     task, folder, _ = swept
     results = {
         id: (folder / "trials" / id / "result.json").read_bytes() for id in ("t000", "t001", "t002")
     }
-    status, printed, complained = end(
-        start_sweep(task, folder.parents[1], "--trials", "4", "--json")
-    )
+    status, printed, complained = sweep_here(task, folder.parents[1], "--trials", "4", "--json")
     assert status == 0, complained
-    ended = [json.loads(line) for line in printed.splitlines()]
-    assert [e["trial"] for e in ended if e["event"] == "trial_ended"] == ["t003"]
+    ended = [event for event in as_json(printed) if event["event"] == "trial_ended"]
+    assert [event["trial"] for event in ended] == ["t003"]
     for id, bytes_ in results.items():
         assert (folder / "trials" / id / "result.json").read_bytes() == bytes_
 
 
-def test_resources_that_never_suffice_are_told_and_end_the_command(tmp_path, dfkd_cache):
-    task = write_task(tmp_path)
-    process = start_sweep(task, tmp_path, "--cpus-per-worker", "512")
-    status, _, complained = end(process, 60)
+def test_resources_that_never_suffice_are_told_and_end_the_command(own_ray, tmp_path):
+    status, _, complained = sweep_here(write_task(tmp_path), tmp_path, "--cpus-per-worker", "512")
     assert status == 1
     assert "512 CPU" in complained
     assert "--cpus-per-worker" in complained
     assert "Traceback" not in complained
 
 
-def test_a_trial_that_fails_does_not_stop_the_sweep(tmp_path, dfkd_cache):
-    task = write_task(tmp_path)
-    process = start_sweep(
-        task, tmp_path, "--trials", "2", "--set", "student_lr=1e30", "--set", "clip_norm=0"
-    )
-    status, printed, complained = end(process)
+def test_a_trial_that_fails_does_not_stop_the_sweep(own_ray, tmp_path):
+    wild = ("--set", "student_lr=1e30", "--set", "clip_norm=0")
+    options = ("--trials", "2", "--concurrent", "1", *wild)
+    status, printed, complained = sweep_here(write_task(tmp_path), tmp_path, *options)
     assert status == 1
     assert "every trial failed" in complained
     assert "student_lr" in complained

@@ -1,4 +1,8 @@
-"""A tiny task, sweeps of it as separate processes, and ways to hurt exactly those processes."""
+"""A tiny task, sweeps of it here and as separate processes, and ways to hurt exactly those.
+
+Most of what such a test takes is imports: six seconds of a core for each process with torch and
+Ray. So what needs no process of its own runs here, and nothing starts more actors than it needs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from command_line import dfkd
+
+from dfkd.orchestrator.watching import Silent
 
 TINY = """\
 task: tiny
@@ -41,12 +49,42 @@ def local_ray(cpus: int) -> Iterator[Any]:
     """A Ray in this process, without a dashboard, as a notebook would have it."""
     import ray
 
+    with quiet():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The environment in which a sweep starts Ray, but with reports looked for more often.
+
+    A Train worker waits for its last report to be taken, so that no epoch is shorter than that.
+    """
     from dfkd.orchestrator.clusters import QUIET
 
-    os.environ.update(QUIET)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}.items():
+            patch.setenv(name, value)
+        yield
+
+
+class Listener(Silent):
+    """Keeps what is said; once, at a certain epoch of the sweep, it does something."""
+
+    def __init__(self, epoch: int = 3, act: Callable[[], None] | None = None) -> None:
+        self.said: list[str] = []
+        self.rows = 0
+        self._epoch = epoch
+        self._act = act
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def epoch_ended(self, spec: Any, row: Any) -> None:
+        self.rows += 1
+        if self._act and self.rows == self._epoch:
+            self._act()
 
 
 def write_task(folder: Path, epochs: int = 6, kd_steps: int = 2) -> str:
@@ -58,6 +96,12 @@ def write_task(folder: Path, epochs: int = 6, kd_steps: int = 2) -> str:
     task = folder / "tiny.yaml"
     task.write_text(TINY.format(epochs=epochs, kd_steps=kd_steps))
     return str(task)
+
+
+def sweep_here(task: str, folder: Path, *options: str) -> tuple[int, str, str]:
+    """`dfkd sweep` in this process, on its Ray; returns what `end` does."""
+    result = dfkd("sweep", task, "--storage", folder / "runs", "--name", "s", *options)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def start_sweep(task: str, folder: Path, *options: str) -> subprocess.Popen[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import yaml
 
 from dfkd.orchestrator.requests import SweepRequest, resolve
-from dfkd.orchestrator.specs import SweepSpec
+from dfkd.orchestrator.specs import SweepSpec, TrialSpec
 
 EPOCHS = 4
 STRIPES: dict[str, Any] = {
@@ -101,6 +102,25 @@ def plan(task: str, **options: Any) -> SweepSpec:
     return resolve(SweepRequest(task=task, **options), lambda text: None)
 
 
+def quick_trial(task: str, method: str = "nayer", **settings: Any) -> TrialSpec:
+    """A trial of the small task by a method in few steps; else the task's own recipe, as set."""
+    quick = {"kd_steps": 2} | ({"synthesis_steps": 2} if method == "nayer" else {})
+    sweep = plan(task, methods=(method,), settings={**quick, **settings})
+    return sweep.trial("t000", method, {})
+
+
+class Scores:
+    """A score that does as told, epoch after epoch."""
+
+    uses_real_labels = False
+
+    def __init__(self, *values: float) -> None:
+        self.left = list(values)
+
+    def __call__(self, rows: Any) -> float:
+        return self.left.pop(0)
+
+
 def untimed(rows: Any) -> list[dict[str, Any]]:
     """Rows without what the clock says."""
     clock = ("seconds", "began", "ended")
@@ -117,8 +137,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def files_end_at(size: int) -> Iterator[None]:
     """Within the block the system refuses to write any file beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    keeps_none = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # or a module imported here is cached in part, and for good
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = keeps_none
