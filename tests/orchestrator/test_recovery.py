@@ -90,11 +90,10 @@ def test_interrupting_saves_the_state_and_tells_how_to_go_on(own_ray, tmp_path):
     task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
     process = start_sweep(task, tmp_path, *OPTIONS, *ALONE)
     wait_until(lambda: len(history(tmp_path, "t000")) >= 3)
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    status, _, complained = end(process, 60)
-    assert time.monotonic() - start < 30  # three on an idle machine
+    status, _, complained = end(process)
     assert status == 130
+    assert len(history(tmp_path, "t001")) < EPOCHS, "it waited for the trials to end"
     assert "dfkd resume s" in complained
     assert "Traceback" not in complained
     assert json.loads((tmp_path / "runs/s/sweep.json").read_text())["state"] == "interrupted"
@@ -109,6 +108,6 @@ def test_a_request_to_end_counts_as_an_interruption(tmp_path, dfkd_cache):
     process = start_sweep(task, tmp_path, *OPTIONS, *ALONE)
     wait_until(lambda: len(history(tmp_path, "control")) >= 1)
     process.send_signal(signal.SIGTERM)
-    status, _, complained = end(process, 60)
+    status, _, complained = end(process)
     assert status == 130
     assert "dfkd resume s" in complained and "SIGTERM received" not in complained
