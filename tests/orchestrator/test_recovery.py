@@ -24,6 +24,7 @@ from ray_sweeps import (
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 EPOCHS = 20
+LONG = 200  # steps per epoch: seconds are left of a trial when it is hurt in its third epoch
 TRIALS = ("control", "t000", "t001")
 OPTIONS = ("--trials", "2", "--scheduler", "fifo", "--json")
 ALONE = ("--concurrent", "1", "--select", "accuracy")  # one actor, and no jury
@@ -50,7 +51,7 @@ def assert_complete(folder):
 
 
 def test_a_sweep_whose_driver_was_killed_goes_on_where_it_was(own_ray, tmp_path):
-    task = write_task(tmp_path, EPOCHS, kd_steps=40)
+    task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
     first = start_sweep(task, tmp_path, *OPTIONS, "--concurrent", "2")
     wait_until(lambda: len(history(tmp_path, "t000")) >= 3)
     time.sleep(random.Random(0).uniform(0, 0.3))
@@ -86,14 +87,13 @@ def test_a_trial_whose_actor_was_killed_goes_on_where_it_was(own_ray, tmp_path):
 
 
 def test_interrupting_saves_the_state_and_tells_how_to_go_on(own_ray, tmp_path):
-    task = write_task(tmp_path, EPOCHS, kd_steps=20)
+    task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
     process = start_sweep(task, tmp_path, *OPTIONS, *ALONE)
     wait_until(lambda: len(history(tmp_path, "t000")) >= 3)
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    status, _, complained = end(process, 60)
-    assert time.monotonic() - start < 30  # three on an idle machine
+    status, _, complained = end(process)
     assert status == 130
+    assert len(history(tmp_path, "t001")) < EPOCHS, "it waited for the trials to end"
     assert "dfkd resume s" in complained
     assert "Traceback" not in complained
     assert json.loads((tmp_path / "runs/s/sweep.json").read_text())["state"] == "interrupted"
@@ -104,10 +104,10 @@ def test_interrupting_saves_the_state_and_tells_how_to_go_on(own_ray, tmp_path):
 
 
 def test_a_request_to_end_counts_as_an_interruption(tmp_path, dfkd_cache):
-    task = write_task(tmp_path, EPOCHS, kd_steps=20)
+    task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
     process = start_sweep(task, tmp_path, *OPTIONS, *ALONE)
     wait_until(lambda: len(history(tmp_path, "control")) >= 1)
     process.send_signal(signal.SIGTERM)
-    status, _, complained = end(process, 60)
+    status, _, complained = end(process)
     assert status == 130
     assert "dfkd resume s" in complained and "SIGTERM received" not in complained
