@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import Crash, InMemory
 from safetensors.torch import load_file
 from small_tasks import EPOCHS, contents, files_end_at, plan, untimed
 
+from dfkd.methods import pieces
 from dfkd.methods.errors import DfkdError, TrialFailed
+from dfkd.orchestrator import checkpoints, trials
+from dfkd.orchestrator.checkpoints import CHECKPOINT
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trials import CHECKPOINT, HISTORY, STUDENT, Trial, correct, run_trial
+from dfkd.orchestrator.trials import HISTORY, SAVING_SHARE, STUDENT, Trial, correct, run_trial
 from dfkd.search_spaces.data import LabeledImages
 
 pytest_plugins = ["small_task_fixtures"]
@@ -383,6 +387,39 @@ def test_a_trial_resumes_from_before_the_checkpoint_that_failed(
     fail_to_save(*half_done)
     rows = run_trial(spec(), stripes_surroundings, folder).history
     assert untimed(rows) == untimed(whole["nayer"].history)
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_wherever_saving_is_cut_off_the_trial_resumes_exactly(
+    spec, stripes_surroundings, whole, after, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "LONG", 100)
+    monkeypatch.setattr(pieces, "PIECE", 360)
+    monkeypatch.setattr(trials, "SAVING_SHARE", 0.0)  # no save but the first, and those below
+    folder = InMemory("t000")
+    trial = Trial(spec(), stripes_surroundings, folder)
+    trial.step()
+    trial.step()
+    with folder.failing(after, Crash()), pytest.raises(Crash):
+        trial.save()
+    monkeypatch.setattr(trials, "SAVING_SHARE", 1.0)
+    rows = run_trial(spec(), stripes_surroundings, folder).history
+    assert untimed(rows) == untimed(whole["nayer"].history)
+    blocks = set(folder.child(checkpoints.BLOCKS).files())
+    assert blocks == checkpoints.named(checkpoints.read(folder)) != set()
+
+
+def test_saving_counts_all_that_it_takes(spec, stripes_surroundings, folder, monkeypatch):
+    """Five percent of the time are for saving: the next one is due after twenty times as much."""
+    trial = Trial(spec("noise"), stripes_surroundings, folder)
+    state = trial.method.state
+    monkeypatch.setattr(trial.method, "state", lambda: time.sleep(0.05) or state())
+    trial.save()
+    assert not trial._saving_is_due()
+    trial._saved_at -= 0.04 / SAVING_SHARE
+    assert not trial._saving_is_due()
+    trial._saved_at -= 1 / SAVING_SHARE
+    assert trial._saving_is_due()
 
 
 @pytest.mark.parametrize("kept", [0, 100, -100])
