@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ import ray
 import torch
 from large_images import BATCH, IMAGE, METHOD, write_task
 from provenance import commit, machine
+from watched_memory import forget_peak, highest_memory, memory
 
 from dfkd.methods.shelf import digest
 from dfkd.orchestrator import sweep
@@ -40,25 +38,29 @@ from dfkd.orchestrator.trials import Surroundings, Trial
 from dfkd.search_spaces.data import load_data
 
 STORE = 500_000_000
-LOOK = 0.2  # seconds between looks at the memory of Ray's processes
 GB = 1e9
 
 
 class Watched(Trial):
     """A trial that notes what saving took."""
 
-    saves: list[tuple[int, float, int]]
-    """Images in the pool, seconds, and bytes that were not on disk before."""
+    saves: list[tuple[int, float, int, int]]
+    """Images in the pool, seconds, bytes that were not on disk before, and what memory grew by."""
+    peak = 0
+    """Of the memory before the last save."""
     resuming = 0.0
     """Seconds that reading the checkpoint took."""
 
     def save(self) -> None:
         assert self.folder is not None, "it has a folder"
-        before, start = set(files(self.folder)), time.perf_counter()
+        self.peak = max(self.peak, memory()["VmHWM"])
+        forget_peak()
+        before, there, start = memory()["VmRSS"], set(files(self.folder)), time.perf_counter()
         super().save()
-        seconds = time.perf_counter() - start
-        new = sum(size for file, size in files(self.folder).items() if file not in before)
-        self.saves.append((len(self.method.pool), seconds, new))  # type: ignore[attr-defined]
+        seconds, grown = time.perf_counter() - start, memory()["VmHWM"] - before
+        new = sum(size for file, size in files(self.folder).items() if file not in there)
+        images = len(self.method.pool)  # type: ignore[attr-defined]
+        self.saves.append((images, seconds, new, grown))
 
     def _resume(self, folder: Folder) -> None:
         start = time.perf_counter()
@@ -120,7 +122,7 @@ def run(task: str, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
     trial = trial_of(task, recipe, folder)
     start, before = time.perf_counter(), memory()["VmRSS"]
     trial.step()
-    first = memory()["VmHWM"]
+    first = max(trial.peak, memory()["VmHWM"])
     while not trial.finished:
         trial.step()
     found = {"before": before, "first": first, "seconds": time.perf_counter() - start}
@@ -142,7 +144,7 @@ def at_the_end(trial: Watched) -> dict[str, Any]:
     assert trial.folder is not None, "it has a folder"
     pool = trial.method.pool  # type: ignore[attr-defined]
     return {
-        "peak": memory()["VmHWM"],
+        "peak": max(trial.peak, memory()["VmHWM"]),
         "saves": trial.saves,
         "digest": digest(pool.images, pool.labels),
         "disk": sum(files(trial.folder).values()),
@@ -187,36 +189,6 @@ def swept(task: str, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def highest_memory() -> Iterator[dict[str, int]]:
-    """While the block runs: the peaks of the largest of Ray's processes."""
-    peaks: dict[str, int] = {}
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(LOOK):
-            for status in Path("/proc").glob("[0-9]*/status"):
-                with suppress(OSError):
-                    if (status.parent / "cmdline").read_bytes().startswith(b"ray::"):
-                        found = memory(status)
-                        for key, value in found.items():
-                            peaks[key] = max(value, peaks.get(key, 0))
-
-    watch = threading.Thread(target=look)
-    watch.start()
-    try:
-        yield peaks
-    finally:
-        over.set()
-        watch.join()
-
-
-def memory(status: Path = Path("/proc/self/status")) -> dict[str, int]:
-    """Bytes of a process, by the kernel's names."""
-    found = re.findall(r"^(VmHWM|VmRSS|RssAnon|RssShmem):\s+(\d+)", status.read_text(), re.M)
-    return {key: 1024 * int(value) for key, value in found}
-
-
 def files(folder: Folder) -> dict[str, int]:
     """The sizes of all files below a local folder."""
     paths = [path for path in Path(folder.uri).rglob("*") if path.is_file()]
@@ -252,9 +224,10 @@ def told(
         f"{resumed['seconds']:.1f}",
         f"{on_ray['seconds']:.0f}",
     )
-    print("\n| checkpoint | images | seconds | written |\n|--:|--:|--:|--:|")
-    for number, (images, seconds, new) in enumerate([*grown["saves"], *resumed["saves"]], 1):
-        print(f"| {number} | {images:,} | {seconds:.2f} | {new / 1e6:,.0f} MB |")
+    print("\n| checkpoint | images | seconds | written | memory |\n|--:|--:|--:|--:|--:|")
+    for number, save in enumerate([*grown["saves"], *resumed["saves"]], 1):
+        images, seconds, *sizes = save
+        row(str(number), f"{images:,}", f"{seconds:.2f}", *(f"{s / 1e6:,.0f} MB" for s in sizes))
     alike, shared = grown["digest"] == resumed["digest"], on_ray["shared"]
     print(f"\n{grown['blocks']} blocks; the resumed pool is the same: {alike}.")
     print(
