@@ -11,10 +11,19 @@ from small_tasks import EPOCHS, contents, files_end_at, plan, untimed
 
 from dfkd.methods import pieces
 from dfkd.methods.errors import DfkdError, TrialFailed
+from dfkd.methods.team import Alone
 from dfkd.orchestrator import checkpoints, trials
 from dfkd.orchestrator.checkpoints import CHECKPOINT
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trials import HISTORY, SAVING_SHARE, STUDENT, Trial, correct, run_trial
+from dfkd.orchestrator.trials import (
+    HISTORY,
+    SAVING_SHARE,
+    STUDENT,
+    Links,
+    Trial,
+    correct,
+    run_trial,
+)
 from dfkd.search_spaces.data import LabeledImages
 
 pytest_plugins = ["small_task_fixtures"]
@@ -349,6 +358,45 @@ def test_a_trial_without_a_folder_writes_nothing(spec, stripes_surroundings, tmp
     monkeypatch.chdir(tmp_path)
     run_trial(spec(), stripes_surroundings)
     assert not contents(tmp_path)
+
+
+class OneOfTwo(Alone):
+    """Two workers that save one after the other, the first one last, and meet nowhere else."""
+
+    size = 2
+
+    def __init__(self, rank, states):
+        self.rank, self.states = rank, states
+
+    def gather(self, state):
+        self.states[self.rank] = state
+        return [] if self.rank else [self.states[0], self.states[1]]
+
+
+def test_each_worker_of_a_trial_resumes_from_its_own_state(spec, stripes_surroundings, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LONG", 100)
+    monkeypatch.setattr(trials, "SAVING_SHARE", -1.0)  # saved below, and nowhere else
+    folder, teams = InMemory("t000"), [OneOfTwo(rank, {}) for rank in range(2)]
+    for team in teams:
+        team.states = teams[0].states
+
+    def workers():
+        return [
+            Trial(spec(), stripes_surroundings, folder, links=Links(team=team)) for team in teams
+        ]
+
+    begun = workers()
+    for trial in begun:
+        trial.step()
+        trial.step()
+    for trial in reversed(begun):
+        trial.save()
+    for before, resumed in zip(begun, workers(), strict=True):
+        one, two = (trial.method for trial in (before, resumed))
+        assert torch.equal(one.pool.images, two.pool.images)
+        assert equal(one.generator.state_dict(), two.generator.state_dict())
+    one, two = (trial.method.pool.images for trial in begun)
+    assert not torch.equal(one, two), "else it does not matter whose is whose"
 
 
 # What can go wrong
