@@ -14,7 +14,6 @@ ranks of two sweeps differ for that reason too. How far chance moves ranks at le
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -27,8 +26,9 @@ from swept import Swept, sweep
 from torch import Tensor
 
 from dfkd.methods.teacher import Teacher
+from dfkd.orchestrator import checkpoints
 from dfkd.orchestrator.probes import pools_from_bytes
-from dfkd.orchestrator.trials import CHECKPOINT, PROBE_FILE
+from dfkd.orchestrator.trials import PROBE_FILE
 from dfkd.orchestrator.verdicts import spearman
 
 AIM = "40 % or less"
@@ -196,11 +196,11 @@ def variety(pairs: Sequence[Pair]) -> None:
 def images_of(swept: Swept, trial: str) -> tuple[Tensor, Tensor]:
     """Probes of a trial, and as many images of its pool at its end."""
     home = swept.run.trial_folder(trial)
-    probes, checkpoint = home.read(PROBE_FILE), home.read(CHECKPOINT)
-    assert probes is not None and checkpoint is not None, f"{trial} ran to its end"
+    probes = home.read(PROBE_FILE)
+    assert probes is not None, f"{trial} ran to its end"
     (put_aside,) = pools_from_bytes(probes)
-    saved = torch.load(io.BytesIO(checkpoint), weights_only=True)
-    pool = saved["methods"][0]["pool"]["images"]
+    saved = checkpoints.fetch(home, checkpoints.read(home))
+    pool = torch.cat(list(saved["methods"][0]["pool"]["images"]))
     some = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))[:LOOKED_AT]
     return put_aside.images[:LOOKED_AT], pool[some]
 

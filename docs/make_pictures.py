@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from dfkd import __version__
-from dfkd.orchestrator import SweepResult, distill, sweep
+from dfkd.orchestrator import SweepResult, checkpoints, distill, sweep
 from dfkd.orchestrator.board import Board
 from dfkd.orchestrator.runs import TrialRecord
 from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
@@ -190,11 +190,11 @@ def report(method: str, results: Sequence[SweepResult]) -> None:
 def draw_digits() -> None:
     """docs/images/synthesized-digits.png: the newest images of a pool, beside real ones."""
     result = run("nayer", SEEDS[0])
-    checkpoint = f"dfkd-runs/{result.run.name}/trials/t000/checkpoint.pt"
-    pool = torch.load(checkpoint, weights_only=True)["methods"][0]["pool"]
+    home = result.run.trial_folder("t000")
+    pool = checkpoints.fetch(home, checkpoints.read(home))["methods"][0]["pool"]
     sheets = {
         "Synthesized by NAYER, without any data": sheet(
-            LabeledImages(pool["images"], pool["labels"])
+            LabeledImages(torch.cat(list(pool["images"])), pool["labels"])
         ),
         "Real digits of the test split": sheet(real_digits()),
     }

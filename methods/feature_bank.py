@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfkd.methods.pieces import each, in_pieces
+
 
 class FeatureBank:
     """What past images look like to the teacher: local beside global features, the newest kept."""
@@ -32,8 +34,8 @@ class FeatureBank:
         return self.rows[order[:count]]
 
     def state(self) -> dict[str, Any]:
-        return {"rows": self.rows.to("cpu", copy=True), "next": self.next}
+        return {"rows": in_pieces(self.rows), "next": self.next}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.rows = state["rows"].to(self.rows.device)
+        self.rows = torch.cat([piece.to(self.rows.device) for piece in each(state["rows"])])
         self.next = state["next"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.errors import TrialFailed
+from dfkd.methods.pieces import in_pieces, put_together
 from dfkd.methods.shape import ImageShape
 
 POLICIES = ("ring", "reservoir", "random")
@@ -151,17 +152,17 @@ class Pool:
         return Batch(images.float().div_(255), self._labels[index], weights, index)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to rebuild the pool exactly."""
-        images, labels = (t.to("cpu", copy=True) for t in (self.images, self.labels))
+        """What a checkpoint needs to rebuild the pool exactly; views, good until it changes."""
+        images, labels = in_pieces(self.images), self.labels
         return {"images": images, "labels": labels, "next": self._next, "seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the pool whose `state()` this is."""
-        size = len(state["images"])
+        size = len(state["labels"])
         if not self.capacity:
             self._reserve(size)
-        self._images[:size] = state["images"].to(self._images.device)
-        self._labels[:size] = state["labels"].to(self._labels.device)
+        put_together(state["images"], self._images)
+        self._labels[:size] = state["labels"]
         self._size, self._next, self._seen = size, state["next"], state["seen"]
 
     def _write(self, where: Tensor, images: Tensor, labels: Tensor) -> None:
@@ -188,15 +189,18 @@ class Pool:
         return where, latest[where]
 
     def _reserve(self, rows: int) -> None:
-        while len(self._images) < rows:
-            self._images, self._labels = doubled(self._images), doubled(self._labels)
+        room = len(self._images)
+        while room < rows:
+            room *= 2
+        if room > len(self._images):
+            self._images, self._labels = grown(self.images, room), grown(self.labels, room)
 
 
-def doubled(rows: Tensor) -> Tensor:
-    """With room for as many rows again, which nobody touches yet."""
-    grown = rows.new_empty((2 * len(rows), *rows.shape[1:]))
-    grown[: len(rows)] = rows
-    return grown
+def grown(rows: Tensor, room: int) -> Tensor:
+    """With room for more rows, which nobody touches yet."""
+    found = rows.new_empty((room, *rows.shape[1:]))
+    found[: len(rows)] = rows
+    return found
 
 
 @dataclass(frozen=True, slots=True)

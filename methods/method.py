@@ -94,9 +94,13 @@ class Method(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on, student excepted; tensors, numbers, lists, dicts."""
+        """All that the next epoch depends on, student excepted; tensors, numbers, lists, dicts.
+
+        It may hold live tensors: to be written before the method goes on. What is long comes in
+        pieces (pieces.py), of which storage writes only those that are new.
+        """
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become the method whose `state()` this is."""
+        """Become the method whose `state()` this is; lists of long tensors can only be iterated."""
         ...

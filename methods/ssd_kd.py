@@ -169,10 +169,9 @@ class PriorityPool(Pool):
 
     def state(self) -> dict[str, Any]:
         kept = {"priorities": self.priorities, "decided": self.decided}
-        return super().state() | {name: t.to("cpu", copy=True) for name, t in kept.items()}
+        return super().state() | kept
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        device = self._priorities.device
-        self._priorities[: len(self)] = state["priorities"].to(device)
-        self._decided[: len(self)] = state["decided"].to(device)
+        self._priorities[: len(self)] = state["priorities"]
+        self._decided[: len(self)] = state["decided"]

@@ -5,7 +5,7 @@
                  controls.safetensors  the control pools that students are judged on
                  jury.json             the verdict on every student, and how well it ranked them
                  results.parquet       one row per trial and epoch
-                 trials/<id>/          recipe.json, checkpoint.pt, history.json,
+                 trials/<id>/          recipe.json, checkpoint.pt, blocks/, history.json,
                                        student.safetensors (the best epoch's), result.json,
                                        probes.safetensors (images put aside for the jury)
                  pools/                shards as Arrow files, if they are kept (pool_files.py)

@@ -52,7 +52,7 @@ class Folder:
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file so that readers see the old or the new one, never a part."""
         if self.local is not None:
             write_atomically(self.local / name, data)
@@ -121,6 +121,11 @@ class Folder:
     def _no_folder(self) -> ConfigError:
         return ConfigError(f"storage {self.uri} is not a directory; choose another with --storage")
 
+    def delete(self, name: str) -> None:
+        """Delete a file that is there."""
+        filesystem, path = self._place
+        filesystem.delete_file(f"{path}/{name}")
+
     def copy_to(self, other: Folder) -> None:
         """Copy the files directly here to another folder."""
         for name in self.files():
@@ -137,8 +142,7 @@ class Folder:
         probe = f".writable-{os.getpid()}"
         try:
             self.write(probe, b"")
-            filesystem, path = self._place
-            filesystem.delete_file(f"{path}/{probe}")
+            self.delete(probe)
         except OSError as error:
             raise ConfigError(
                 f"storage {self.uri} cannot be written: {error.strerror or error}; "

@@ -6,7 +6,6 @@ workers call it. Nothing here knows Ray.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from dfkd.methods.settings import build
 from dfkd.methods.shelf import NoShelf, Shelf
 from dfkd.methods.student import Student
 from dfkd.methods.team import Alone, Team
+from dfkd.orchestrator import checkpoints
 from dfkd.orchestrator.probes import pools_to_bytes
 from dfkd.orchestrator.scores import Score
 from dfkd.orchestrator.specs import TrialSpec
@@ -37,7 +37,6 @@ from dfkd.search_spaces.task import Task
 from dfkd.search_spaces.teachers import TeacherWeights
 
 Row = dict[str, Any]
-CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.json"
 STUDENT = "student.safetensors"
 PROBE_FILE = "probes.safetensors"
@@ -151,25 +150,28 @@ class Trial:
         return row
 
     def save(self) -> None:
-        """Write history and checkpoint to the trial's folder, if it has one."""
-        states = self.team.gather(self.method.state())
-        if self.folder is None or self.team.rank > 0:
+        """Write history and checkpoint to the trial's folder, if it has one.
+
+        Each worker writes the blocks of its own state: workers whose pools are alike write them
+        once, and none of them passes through the first worker.
+        """
+        if self.folder is None:
             return
         start = time.perf_counter()
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "epoch": self.epoch,
-                "student": self.student.state(),
-                "methods": states,
-                "history": self.history,
-                "best": self.best,
-                "best_weights": self._best_weights,
-            },
-            buffer,
-        )
-        self._write(HISTORY, None)
-        self._write(CHECKPOINT, buffer.getvalue())
+        with checkpoints.saving(self.folder):
+            methods = self.team.gather(checkpoints.stow(self.folder, self.method.state()))
+            if self.team.rank == 0:
+                state = {
+                    "epoch": self.epoch,
+                    "student": self.student.state(),
+                    "history": self.history,
+                    "best": self.best,
+                    "best_weights": self._best_weights,
+                }
+                stowed = checkpoints.stow(self.folder, state) | {"methods": methods}
+                self._write(HISTORY, None)
+                checkpoints.publish(self.folder, stowed)
+        self.team.total(torch.zeros(()))  # nobody writes new blocks while old ones are removed
         self._saving_seconds = time.perf_counter() - start
         self._saved_at = time.perf_counter()
 
@@ -276,28 +278,19 @@ class Trial:
     def _write(self, name: str, data: bytes | None) -> None:
         if self.folder is None:
             return
-        try:
+        with checkpoints.explained(self.folder, name):
             if data is None:
                 self.folder.write_json(name, self.history)
             else:
                 self.folder.write(name, data)
-        except OSError as error:
-            raise TrialFailed(
-                f"{self.folder.uri}/{name} cannot be written: {error.strerror or error}; "
-                "what was saved before is intact"
-            ) from error
 
     def _resume(self, folder: Folder) -> None:
-        data = folder.read(CHECKPOINT)
-        if data is None:
+        stowed = checkpoints.read(folder)
+        if stowed is None:
             return
-        try:
-            saved = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
-        except Exception as error:  # torch names no exception of its own
-            raise TrialFailed(
-                f"{folder.uri}/{CHECKPOINT} is damaged ({type(error).__name__}); remove it to run "
-                "the trial from its start"
-            ) from None
+        if self.team.rank == 0:
+            checkpoints.prune(folder, stowed)  # what an interrupted save left
+        saved = checkpoints.fetch(folder, stowed, self.device)
         self.epoch = saved["epoch"]
         self.student.restore(saved["student"])
         self.method.restore(saved["methods"][self.team.rank])

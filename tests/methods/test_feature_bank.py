@@ -49,8 +49,14 @@ def test_a_restored_bank_goes_on_as_the_one_that_was_saved(batches, more):
     assert torch.equal(bank.rows, restored.rows)
 
 
-def test_what_was_saved_does_not_change_with_the_bank():
-    bank = filled(3, [3])
-    state = bank.state()
+def test_a_restored_bank_shares_nothing_with_the_one_that_was_saved():
+    bank, restored = filled(3, [3]), FeatureBank(3, 2, CPU)
+    restored.restore(bank.state())
     bank.add(torch.full((2, 2), 9.0))
-    assert state["rows"][:, 0].tolist() == [0, 1, 2]
+    assert restored.rows[:, 0].tolist() == [0, 1, 2]
+
+
+def test_a_bank_is_restored_from_a_state_that_is_older_than_pieces():
+    restored = FeatureBank(3, 2, CPU)
+    restored.restore({"rows": filled(3, [3]).rows, "next": 0})
+    assert restored.rows[:, 0].tolist() == [0, 1, 2]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from workbenches import CPU, rng, tensor_bytes
+from workbenches import CPU, rng
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import POLICIES, Batch, Mixture, Pool, Shard, joined
@@ -141,16 +141,26 @@ def test_a_shard_cannot_be_changed():
 
 
 @pytest.mark.parametrize("capacity", [0, 1000])
-def test_a_checkpoint_holds_no_more_than_the_images_and_labels(capacity):
+def test_a_state_is_the_images_and_labels_themselves(capacity):
     pool = filled(capacity, [3])
-    assert tensor_bytes(pool.state()) == pool.bytes + 3 * 8
-
-
-def test_a_state_stays_what_it_was_when_the_pool_goes_on():
-    pool = filled(3, [3])
     state = pool.state()
-    pool.add(numbered(7, 3))
-    assert numbers(state["images"]) == [0, 1, 2]
+    (images,) = state["images"]
+    assert numbers(images) == state["labels"].tolist() == [0, 1, 2]
+    assert images.data_ptr() == pool.images.data_ptr()
+
+
+@given(CAPACITIES, COUNTS)
+def test_a_pool_is_restored_from_a_state_that_is_older_than_pieces(capacity, counts):
+    whole, restored = filled(capacity, counts), Pool(SHAPE, capacity, CPU)
+    restored.restore(whole.state() | {"images": whole.images.clone()})
+    assert numbers(restored.images) == numbers(whole.images)
+
+
+def test_an_unbounded_pool_grows_no_larger_than_twice_its_images():
+    pool = Pool(SHAPE, 0, CPU)
+    for first in range(0, 3000, 500):
+        pool.add(numbered(first, 500))
+        assert pool.images.untyped_storage().nbytes() <= max(256 * 2, 2 * pool.bytes)
 
 
 # Policies: who gives way in a full pool

@@ -43,6 +43,18 @@ def test_what_is_written_is_read_back(folder):
     assert folder.read("file") == b"\x00 bytes"
 
 
+def test_what_lies_in_memory_is_written_as_it_lies_there(folder):
+    folder.write("file", memoryview(bytearray(b"\x00 bytes")))
+    assert folder.read("file") == b"\x00 bytes"
+
+
+def test_a_file_that_is_deleted_is_gone_and_no_other(folder):
+    folder.write("one", b"")
+    folder.write("two", b"")
+    folder.delete("one")
+    assert folder.files() == ["two"]
+
+
 def test_a_file_may_be_empty(folder):
     folder.write("file", b"")
     assert folder.read("file") == b""

@@ -2,17 +2,23 @@
 
 import functools
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from folders import Crash, InMemory
 from safetensors.torch import load_file
 from small_tasks import EPOCHS, Scores, contents, files_end_at, quick_trial, untimed
 
+from dfkd.methods import pieces
 from dfkd.methods.errors import DfkdError, TrialFailed
+from dfkd.methods.team import Alone
+from dfkd.orchestrator import checkpoints, trials
+from dfkd.orchestrator.checkpoints import CHECKPOINT
 from dfkd.orchestrator.storage import Folder
-from dfkd.orchestrator.trials import CHECKPOINT, HISTORY, STUDENT, Trial, run_trial
+from dfkd.orchestrator.trials import HISTORY, SAVING_SHARE, STUDENT, Links, Trial, run_trial
 
 pytest_plugins = ["small_task_fixtures"]
 
@@ -186,6 +192,45 @@ def test_a_trial_without_a_folder_writes_nothing(spec, stripes_surroundings, tmp
     assert not contents(tmp_path)
 
 
+class OneOfTwo(Alone):
+    """Two workers that save one after the other, the first one last, and meet nowhere else."""
+
+    size = 2
+
+    def __init__(self, rank, states):
+        self.rank, self.states = rank, states
+
+    def gather(self, state):
+        self.states[self.rank] = state
+        return [] if self.rank else [self.states[0], self.states[1]]
+
+
+def test_each_worker_of_a_trial_resumes_from_its_own_state(spec, stripes_surroundings, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LONG", 100)
+    monkeypatch.setattr(trials, "SAVING_SHARE", -1.0)  # saved below, and nowhere else
+    folder, teams = InMemory("t000"), [OneOfTwo(rank, {}) for rank in range(2)]
+    for team in teams:
+        team.states = teams[0].states
+
+    def workers():
+        return [
+            Trial(spec(), stripes_surroundings, folder, links=Links(team=team)) for team in teams
+        ]
+
+    begun = workers()
+    for trial in begun:
+        trial.step()
+        trial.step()
+    for trial in reversed(begun):
+        trial.save()
+    for before, resumed in zip(begun, workers(), strict=True):
+        one, two = (trial.method for trial in (before, resumed))
+        assert torch.equal(one.pool.images, two.pool.images)
+        assert equal(one.generator.state_dict(), two.generator.state_dict())
+    one, two = (trial.method.pool.images for trial in begun)
+    assert not torch.equal(one, two), "else it does not matter whose is whose"
+
+
 # What can go wrong
 
 
@@ -222,6 +267,39 @@ def test_a_trial_resumes_from_before_the_checkpoint_that_failed(
     fail_to_save(*half_done)
     rows = run_trial(spec(), stripes_surroundings, folder).history
     assert untimed(rows) == untimed(whole["nayer"].history)
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_wherever_saving_is_cut_off_the_trial_resumes_exactly(
+    spec, stripes_surroundings, whole, after, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "LONG", 100)
+    monkeypatch.setattr(pieces, "PIECE", 360)
+    monkeypatch.setattr(trials, "SAVING_SHARE", 0.0)  # no save but the first, and those below
+    folder = InMemory("t000")
+    trial = Trial(spec(), stripes_surroundings, folder)
+    trial.step()
+    trial.step()
+    with folder.failing(after, Crash()), pytest.raises(Crash):
+        trial.save()
+    monkeypatch.setattr(trials, "SAVING_SHARE", 1.0)
+    rows = run_trial(spec(), stripes_surroundings, folder).history
+    assert untimed(rows) == untimed(whole["nayer"].history)
+    blocks = set(folder.child(checkpoints.BLOCKS).files())
+    assert blocks == checkpoints.named(checkpoints.read(folder)) != set()
+
+
+def test_saving_counts_all_that_it_takes(spec, stripes_surroundings, folder, monkeypatch):
+    """Five percent of the time are for saving: the next one is due after twenty times as much."""
+    trial = Trial(spec("noise"), stripes_surroundings, folder)
+    state = trial.method.state
+    monkeypatch.setattr(trial.method, "state", lambda: time.sleep(0.05) or state())
+    trial.save()
+    assert not trial._saving_is_due()
+    trial._saved_at -= 0.04 / SAVING_SHARE
+    assert not trial._saving_is_due()
+    trial._saved_at -= 1 / SAVING_SHARE
+    assert trial._saving_is_due()
 
 
 @pytest.mark.parametrize("kept", [0, 100, -100])
