@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dfkd.methods import load_method
 from dfkd.methods.jury import PROBES
 from dfkd.methods.settings import build, describe
+from dfkd.methods.shape import ImageShape
 from dfkd.methods.teacher import Teacher
 from dfkd.search_spaces.task import Task
 
@@ -25,10 +26,27 @@ EXTRA_ROUNDS: Mapping[str, int] = {"deepinversion": 0, "fast": 10}
 """The methods, and rounds of theirs that come before those whose images are kept."""
 BUDGET = 4e11  # multiplications in the teacher's forward passes for one pool: a CPU core's minute
 LEAST_PER_PIXEL = 10_000  # of these, where a teacher shows fewer: a program shows none
+STEPS = 60  # of each image of a dear pool, about
 FEWEST = 64  # images of a pool, however dear they are
 ROUND = 32  # images of a round of a dear pool,
 ROUND_PIXELS = 16 * 224 * 224  # and their pixels: deep teachers keep some kilobytes of each
 GAP = 4.0  # what L_bn weighs in a dear pool, over what the teacher's BatchNorm layers remember
+DEAR: Mapping[str, Mapping[str, Any]] = {
+    "deepinversion": {},
+    "fast": {"synthesis_steps": 20, "one_hot_weight": 1.0},
+}
+"""What differs from the preset in a dear pool: of few rounds, each must reach its classes."""
+DEAREST: Mapping[str, Mapping[str, Any]] = {
+    "deepinversion": {
+        "synthesis_steps": 30,
+        "half_steps": 2 / 3,
+        "pixel_lr": 0.3,
+        "tv_weight": 1e-4,
+    },
+    "fast": {},
+}
+"""The same, beyond that, where even the fewest images are dear."""
+EXTRA_DEAR: Mapping[str, int] = {"deepinversion": 0, "fast": 2}
 KEPT = ("shift", "flip")  # of a task's recipe in any case: what leaves its classes as they are
 
 
@@ -54,6 +72,8 @@ class Cost:
     """For one image of the task."""
     remembered: float
     """Norms of mean and variance, the mean over its BatchNorm layers; 0 without any."""
+    halves: bool = True
+    """Whether it takes images of half the size too: transformers and programs do not."""
 
 
 def control_recipe(task: Task, cost: Cost, name: str) -> ControlRecipe:
@@ -62,26 +82,27 @@ def control_recipe(task: Task, cost: Cost, name: str) -> ControlRecipe:
     known = describe(method.settings_class)  # what all methods of a task share may be others'
     space = task.space(name, method.presets.get(task.preset or "small", {}))
     settings = {key: value for key, value in space.recipe.items() if key in known}
-    found = _whole(name, settings, PROBES, cost)
+    found = _whole(name, settings, PROBES, EXTRA_ROUNDS[name], cost)
     if found.work * cost.multiplications <= BUDGET:
         return found
-    affordable = BUDGET / cost.multiplications  # images times steps
+    images = int(BUDGET / cost.multiplications / STEPS)
     small = {**method.presets["small"], **{key: settings[key] for key in KEPT if key in settings}}
-    images = int(affordable / load_method("deepinversion").presets["small"]["synthesis_steps"])
-    if images < FEWEST:
-        small["synthesis_steps"] //= 2
-        small |= {"half_steps": 2 / 3} if "half_steps" in known else {}
+    small |= DEAR[name] if images >= FEWEST else {**DEAR[name], **DEAREST[name]}
+    if "half_steps" in small and not cost.halves:
+        small["half_steps"] = 0.0
     pixels = task.shape.height * task.shape.width
     small["batch_size"] = min(ROUND, max(2, ROUND_PIXELS // pixels))
     weight = small.get("bn_weight", known["bn_weight"].default)
     small["bn_weight"] = min(weight, round(GAP / max(cost.remembered, 1e-6), 4))
-    return _whole(name, small, max(FEWEST, min(images, PROBES)), cost)
+    return _whole(name, small, max(FEWEST, min(images, PROBES)), EXTRA_DEAR[name], cost)
 
 
-def _whole(name: str, settings: Mapping[str, Any], images: int, cost: Cost) -> ControlRecipe:
-    """The recipe with as many rounds as the images take."""
+def _whole(
+    name: str, settings: Mapping[str, Any], images: int, extra: int, cost: Cost
+) -> ControlRecipe:
+    """The recipe with as many rounds as the images take, and `extra` ones before."""
     built: Any = build(load_method(name).settings_class, settings, f"control pool {name}")
-    rounds = -(-images // built.batch_size) + EXTRA_ROUNDS[name]
+    rounds = -(-images // built.batch_size) + extra
     whole = {"warmup": 1, "warmup_rounds": rounds, "pool_capacity": 0, "held_out": 0.0}
     whole |= {} if cost.remembered else {"bn_weight": 0.0}
     work = rounds * built.batch_size * built.synthesis_steps
@@ -108,4 +129,13 @@ def cost_of(teacher: Teacher, task: Task) -> Cost:
     norms = [mean.norm() + variance.norm() for mean, variance in teacher.running]
     remembered = float(torch.stack(norms).mean()) if norms else 0.0
     least = LEAST_PER_PIXEL * shape.height * shape.width
-    return Cost(max(counted / 2, least), remembered)
+    return Cost(max(counted / 2, least), remembered, _takes_half(teacher, shape))
+
+
+def _takes_half(teacher: Teacher, shape: ImageShape) -> bool:
+    half = torch.full((2, shape.channels, -(-shape.height // 2), -(-shape.width // 2)), 0.5)
+    try:
+        teacher.logits(half)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):  # what networks raise
+        return False
+    return True

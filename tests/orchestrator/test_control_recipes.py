@@ -90,6 +90,22 @@ def test_a_teacher_without_batch_norm_has_no_l_bn(name, multiplications):
     assert recipe_and_settings(task, name, Cost(multiplications, 0.0))[1].bn_weight == 0
 
 
+def test_a_teacher_of_one_size_is_never_shown_half_of_it():
+    task = load_task("imagenet")
+    shares = [
+        recipe_and_settings(task, "deepinversion", Cost(4e9, 400.0, halves))[1].half_steps
+        for halves in (True, False)
+    ]
+    assert shares[0] > 0 == shares[1]
+
+
+@pytest.mark.parametrize(("name", "halves"), [("convnet-8-8", True), ("vgg11", False)])
+def test_whether_a_teacher_takes_half_the_size_is_tried(name, halves):
+    task = load_task("cifar10")
+    network = build_network(name, 3, len(task.classes))
+    assert cost_of(Teacher(network, task.mean, task.std), task).halves is halves
+
+
 def test_the_cost_is_that_of_convolutions_and_linear_layers(monkeypatch):
     monkeypatch.setattr(module, "LEAST_PER_PIXEL", 0)
     task = load_task("cifar10")
