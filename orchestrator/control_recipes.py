@@ -93,7 +93,7 @@ def control_recipe(task: Task, cost: Cost, name: str) -> ControlRecipe:
     pixels = task.shape.height * task.shape.width
     small["batch_size"] = min(ROUND, max(2, ROUND_PIXELS // pixels))
     weight = small.get("bn_weight", known["bn_weight"].default)
-    small["bn_weight"] = min(weight, round(GAP / max(cost.remembered, 1e-6), 4))
+    small["bn_weight"] = min(weight, float(f"{GAP / max(cost.remembered, 1e-6):.2g}"))
     return _whole(name, small, max(FEWEST, min(images, PROBES)), EXTRA_DEAR[name], cost)
 
 

@@ -99,7 +99,7 @@ def test_a_teacher_of_one_size_is_never_shown_half_of_it():
     assert shares[0] > 0 == shares[1]
 
 
-@pytest.mark.parametrize(("name", "halves"), [("convnet-8-8", True), ("vgg11", False)])
+@pytest.mark.parametrize(("name", "halves"), [("convnet-8-8", True), ("keras-cifar10", False)])
 def test_whether_a_teacher_takes_half_the_size_is_tried(name, halves):
     task = load_task("cifar10")
     network = build_network(name, 3, len(task.classes))
