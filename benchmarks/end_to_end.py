@@ -32,6 +32,7 @@ def run(plan: Plan) -> None:
     """Do as the command line says, and print a table."""
     parser = argparse.ArgumentParser(description=plan.title)
     parser.add_argument("--trials", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="default: the task's")
     parser.add_argument("--method", default=plan.method)
     parser.add_argument("--cpus-per-worker", type=float, default=1.0)
     parser.add_argument("--no-control", action="store_true", help="leave the noise control out")
@@ -48,6 +49,7 @@ def run(plan: Plan) -> None:
         words += ["--trials", str(options.trials), "--method", options.method]
         words += ["--cpus-per-worker", str(options.cpus_per_worker)]
         words += ["--no-control"] * options.no_control
+        words += ["--epochs", str(options.epochs)] if options.epochs else []
         words += [word for pair in options.set for word in ("--set", pair)]
         swept = sweep(str(plan.task), folder, "run", *words)
         found, evaluating = evaluate("run", folder)

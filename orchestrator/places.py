@@ -105,7 +105,8 @@ def _step_by_step(
 ) -> Iterator[Result]:
     spare_the_compiler()
     torch.set_num_threads(threads)
-    yield from function(*call)
+    for item in function(*call):  # noqa: UP028 - Ray sends into it, which not all iterators take
+        yield item
 
 
 def _last(steps: Iterator[int | Result], on_work: Callable[[int], None]) -> Result:
