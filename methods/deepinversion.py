@@ -5,7 +5,8 @@ Paper      Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via De
 Reference  NVlabs/DeepInversion@2413af1, deepinversion.py (ImageNet: preset `imagenet`) and
            cifar10/deepinversion_cifar10.py (preset `paper`). It holds no student training.
 Departs    L_bn is the mean over the teacher's layers, not their sum (the presets sum); pixels are
-           clipped on CIFAR too, as images are kept in [0, 1]; Adam's betas are the ImageNet code's
+           clipped on CIFAR too, as images are kept in [0, 1]; pixels of a teacher that takes 0..255
+           are in units of a quarter of that (`units`); Adam's betas are the ImageNet code's
            everywhere (the CIFAR code leaves torch's); each image is rolled and flipped on its own;
            the step of the lowest loss is kept (in effect, the reference keeps the last); as many
            batches as the epochs ask for are synthesized (the presets: all before the student).
@@ -33,6 +34,8 @@ from dfkd.methods.student import StudentSettings
 from dfkd.methods.view import View
 
 BETAS = (0.5, 0.9)  # of Adam on pixels, in the reference's settings 0 and 1
+LEAST_STD = 0.1  # of a normalization in whose units steps of `pixel_lr` are neither all nor nothing
+GRAY = (0.5, 0.25)  # mean and deviation of the units otherwise, about those of natural images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,18 +118,18 @@ class Deepinversion(Inversion):
     def __init__(self, settings: DeepinversionSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.augment = Augmentation(flip=settings.flip, roll=settings.jitter)
+        self.units = units(bench.teacher.network)
 
     def begin(self, target: Tensor, rng: torch.Generator) -> Canvas:
-        """x ~ N(0, 1) in the units that the teacher is given."""
+        """x ~ N(0, 1) in the units that the teacher is given, if these are ordinary ones."""
         shape = self.bench.shape
         size = (len(target), shape.channels, shape.height, shape.width)
         noise = torch.randn(size, generator=rng, device=rng.device)
-        return Pixels(self.settings, self.bench.teacher.network, noise)
+        return Pixels(self.settings, self.units, noise)
 
     def loss(self, view: View) -> Tensor:
         """L_oh + L_bn, and the priors of natural images: little variation, small norm."""
-        network = self.bench.teacher.network
-        images = (view.images - network.mean) / network.std
+        images = (view.images - self.units.mean) / self.units.std
         return super().loss(view) + weighted(
             (self.settings.tv_weight, lambda: total_variation(images)),
             (self.settings.l2_weight, lambda: images.flatten(1).norm(dim=1).mean()),
@@ -140,15 +143,33 @@ class Deepinversion(Inversion):
         return gaps.mean() if self.settings.bn_reduction == "mean" else gaps.sum()
 
 
-class Pixels(Canvas):
-    """Images in normalized units, clipped to what an image can be; first seen at half size."""
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What pixels are counted in: (image - mean) / std, per channel, [1, channels, 1, 1]."""
 
-    def __init__(
-        self, settings: DeepinversionSettings, network: Normalized, values: Tensor
-    ) -> None:
+    mean: Tensor
+    std: Tensor
+
+
+def units(network: Normalized) -> Units:
+    """The teacher's own, as everybody's weights and learning rates are meant for these.
+
+    But a teacher that takes 0..255 has none that are of use: N(0, 1) would be black to it, and a
+    learning rate of 0.1 nothing.
+    """
+    if bool((network.std >= LEAST_STD).all()):
+        return Units(network.mean, network.std)
+    gray, contrast = GRAY
+    return Units(torch.full_like(network.mean, gray), torch.full_like(network.std, contrast))
+
+
+class Pixels(Canvas):
+    """Images in such units, clipped to what an image can be; first seen at half size."""
+
+    def __init__(self, settings: DeepinversionSettings, units: Units, values: Tensor) -> None:
         self.settings = settings
-        self.network = network
-        self.black, self.white = (0 - network.mean) / network.std, (1 - network.mean) / network.std
+        self.units = units
+        self.black, self.white = (0 - units.mean) / units.std, (1 - units.mean) / units.std
         self.values = values.clamp(self.black, self.white).requires_grad_()
         self.half = int(settings.half_steps * settings.synthesis_steps)  # steps at half size
         self.done = 0
@@ -160,7 +181,7 @@ class Pixels(Canvas):
 
     def images(self) -> Tensor:
         """[B, channels, H, W] in [0, 1], or half of H and W."""
-        images = self.values * self.network.std + self.network.mean
+        images = self.values * self.units.std + self.units.mean
         return images if self.ready else F.avg_pool2d(images, 2, ceil_mode=True)
 
     def step(self, loss: Tensor) -> None:

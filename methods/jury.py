@@ -24,7 +24,8 @@ from dfkd.methods.teacher import Teacher
 Network = Callable[[Tensor], Tensor]
 
 PROBES = 300  # images of a pool that students are judged on
-AT_ONCE = 500  # images per forward pass
+AT_ONCE = 500  # images per forward pass,
+VALUES = 1 << 24  # and their numbers: 111 images of 3x224x224, of which networks make gigabytes
 LEAST_ENTROPY = 0.5  # of a pool's mean answer, share of that of all classes alike
 LEAST_CONFIDENCE = 0.3  # mean of the teacher's highest probability
 
@@ -155,4 +156,5 @@ def degenerate(logits: Tensor) -> bool:
 @torch.no_grad()
 def logits_of(network: Network, images: Tensor) -> Tensor:
     """Logits [M, C] of uint8 images [M, channels, H, W], in batches."""
-    return torch.cat([network(part.float() / 255) for part in images.split(AT_ONCE)])
+    at_once = max(1, min(AT_ONCE, VALUES // max(1, images[:1].numel())))
+    return torch.cat([network(part.float() / 255) for part in images.split(at_once)])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dfkd.methods import load_method
-from dfkd.methods.jury import PROBES, ProbePool
+from dfkd.methods.jury import ProbePool
 from dfkd.methods.random_streams import stream
-from dfkd.methods.settings import build, describe
-from dfkd.orchestrator.places import Place
+from dfkd.orchestrator.control_recipes import (
+    EXTRA_ROUNDS,
+    ControlRecipe,
+    control_recipe,
+    cost_of,
+)
+from dfkd.orchestrator.places import Here, Place
 from dfkd.orchestrator.probes import pools_from_bytes, pools_to_bytes
 from dfkd.orchestrator.runs import CONTROLS, Run
 from dfkd.orchestrator.scores import SCORES
@@ -28,12 +33,11 @@ from dfkd.orchestrator.specs import SweepSpec, TrialSpec
 from dfkd.orchestrator.trials import Surroundings, Trial
 from dfkd.search_spaces.files import cache_folder, write_atomically
 from dfkd.search_spaces.task import Task
-from dfkd.search_spaces.teachers import TeacherWeights
+from dfkd.search_spaces.teachers import TeacherWeights, every_quarter
 
 VERSION = 1  # raise it when other pools are made: cached ones are then made anew
-EXTRA_ROUNDS: Mapping[str, int] = {"deepinversion": 0, "fast": 10}
-"""The methods, and rounds of theirs that come before those whose images are kept."""
 NOISE = 0.2  # standard deviation of what makes one more pool of the first, in pixels of [0, 1]
+SHORT = 5.0  # seconds in which nothing is said of how far it is
 
 
 def cached_controls(task: Task, teacher: TeacherWeights) -> bytes | None:
@@ -45,12 +49,31 @@ def cached_controls(task: Task, teacher: TeacherWeights) -> bytes | None:
     return None
 
 
-def make_controls(task: Task, teacher: TeacherWeights, device: str = "cpu") -> bytes:
-    """Make the control pools of a teacher; returns their file (see probes.py)."""
-    pools: dict[str, Tensor] = {}
-    for name in EXTRA_ROUNDS:
-        pools[name] = _images(task, teacher, name, torch.device(device))
-    first = next(iter(EXTRA_ROUNDS))
+def make_controls(
+    task: Task,
+    teacher: TeacherWeights,
+    place: Place | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> bytes:
+    """Make the control pools of a teacher; returns their file (see probes.py).
+
+    `say` is told now and then how far it is, if it takes long.
+    """
+    place = place or Here()
+    recipes = _recipes(task, teacher)
+    total = sum(recipe.work for recipe in recipes)
+    done, told, began = 0, every_quarter("control pools", say, "made"), time.monotonic()
+
+    def on_work(work: int) -> None:
+        nonlocal done
+        done += work
+        if time.monotonic() - began > SHORT:
+            told(done, total)
+
+    calls = [(task, teacher, recipe, place.device) for recipe in recipes]
+    images = place.watched(synthesized, calls, on_work)
+    pools = {recipe.method: found for recipe, found in zip(recipes, images, strict=True)}
+    first = next(iter(pools))
     clean = pools[first].float() / 255
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     noisy = (clean + NOISE * noise).clamp(0, 1)
@@ -65,50 +88,51 @@ def equip(run: Run, sweep: SweepSpec, place: Place, say: Callable[[str], None]) 
     data = cached_controls(sweep.task, sweep.teacher)
     if data is None:
         say("making the jury's control pools, once per teacher")
-        (data,) = place(make_controls, [(sweep.task, sweep.teacher, place.device)])
+        data = make_controls(sweep.task, sweep.teacher, place, say)
         write_atomically(_cached(sweep.task, sweep.teacher), data)
     run.folder.write(CONTROLS, data)
 
 
-def _images(task: Task, teacher: TeacherWeights, name: str, device: torch.device) -> Tensor:
-    """PROBES images uint8 [M, channels, H, W] of one method, made without regard to any student."""
-    recipe = _recipe(task, teacher, name)
-    spec = TrialSpec(id=name, method=name, recipe=recipe, student=task.student, epochs=2, seed=0)
-    around = Surroundings(
-        task=task, teacher=teacher, score=SCORES["fidelity"], evaluation=None, controls=()
+def synthesized(
+    task: Task, teacher: TeacherWeights, recipe: ControlRecipe, device: str
+) -> Iterator[int | Tensor]:
+    """The images uint8 [M, channels, H, W] of one pool, made without regard to any student.
+
+    Before them, at each round's end, what of the recipe's work it was.
+    """
+    name, where = recipe.method, torch.device(device)
+    settings = {**recipe.settings, "warmup": recipe.rounds, "warmup_rounds": 1}
+    spec = TrialSpec(
+        id=name, method=name, recipe=settings, student=task.student, epochs=recipe.rounds, seed=0
     )
-    method = Trial(spec, around, device=device).method
-    method.epoch(0, stream(device, 0, "controls", name))
+    around = Surroundings(task=task, teacher=teacher, score=SCORES["fidelity"], evaluation=None)
+    method = Trial(spec, around, device=where).method
+    rng = stream(where, 0, "controls", name)
+    for number in range(recipe.rounds):
+        method.epoch(number, rng)
+        yield recipe.work // recipe.rounds
     pool: Any = method.source
-    images: Tensor = pool.images[-PROBES:]
-    return images.cpu()
+    images: Tensor = pool.images[-recipe.images :]
+    yield images.cpu()
 
 
-def _recipe(task: Task, teacher: TeacherWeights, name: str) -> dict[str, Any]:
-    """The task's settings for this method, with as many rounds of warm-up as the pool takes."""
-    method = load_method(name)
-    known = describe(method.settings_class)  # what all methods of a task share may be others'
-    space = task.space(name, method.presets.get(task.preset or "small", {}))
-    recipe = {key: value for key, value in space.recipe.items() if key in known}
-    if not teacher.build(task).batch_norms:
-        recipe["bn_weight"] = 0.0
-    settings: Any = build(method.settings_class, recipe, f"control pool {name}")
-    rounds = -(-PROBES // settings.batch_size) + EXTRA_ROUNDS[name]
-    whole = {"warmup": 1, "warmup_rounds": rounds, "pool_capacity": 0, "held_out": 0.0}
-    return {**recipe, **whole}
+def _recipes(task: Task, teacher: TeacherWeights) -> list[ControlRecipe]:
+    cost = cost_of(teacher.build(task), task)
+    return [control_recipe(task, cost, name) for name in EXTRA_ROUNDS]
 
 
 def _cached(task: Task, teacher: TeacherWeights) -> Path:
     """Where the pools lie; the name changes with all that they depend on."""
+    recipes = _recipes(task, teacher)
     facts = {
         "version": VERSION,
         "teacher": teacher.fingerprint,
-        "recipes": {name: _recipe(task, teacher, name) for name in EXTRA_ROUNDS},
+        "recipes": {recipe.method: dict(recipe.settings) for recipe in recipes},
         "extra": dict(EXTRA_ROUNDS),
         "shape": [task.shape.channels, task.shape.height, task.shape.width],
         "normalize": [task.mean, task.std],
         "student": task.student,
-        "probes": PROBES,
+        "probes": recipes[0].images,
         "noise": NOISE,
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()

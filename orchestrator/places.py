@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import ray
@@ -26,6 +26,16 @@ class Place(Protocol):
         """The function's results for several lots of arguments, in their order."""
         ...
 
+    def watched(
+        self,
+        function: Callable[..., Iterator[int | Result]],
+        calls: Sequence[tuple[Any, ...]],
+        on_work: Callable[[int], None],
+    ) -> list[Result]:
+        """The same of a function that yields how much it did since, again and again, and at last
+        its result. `on_work` is told as it happens."""
+        ...
+
 
 class Here:
     """In this process, one after another."""
@@ -38,6 +48,14 @@ class Here:
     ) -> list[Result]:
         return [function(*call) for call in calls]
 
+    def watched(
+        self,
+        function: Callable[..., Iterator[int | Result]],
+        calls: Sequence[tuple[Any, ...]],
+        on_work: Callable[[int], None],
+    ) -> list[Result]:
+        return [_last(function(*call), on_work) for call in calls]
+
 
 class OnWorkers:
     """On the cluster, each call in a task that takes what one worker of a trial takes."""
@@ -49,14 +67,52 @@ class OnWorkers:
     def __call__(
         self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]]
     ) -> list[Result]:
-        cpus, gpus = self._need.cpus_per_worker, self._need.gpus_per_worker
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_on_a_worker)
-        waiting = [task.remote(function, call, max(1, int(cpus))) for call in calls]
-        results: list[Result] = ray.get(waiting)
+        results: list[Result] = ray.get(self._start(_on_a_worker, function, calls))
         return results
+
+    def watched(
+        self,
+        function: Callable[..., Iterator[int | Result]],
+        calls: Sequence[tuple[Any, ...]],
+        on_work: Callable[[int], None],
+    ) -> list[Result]:
+        running = self._start(_step_by_step, function, calls)
+        results: dict[Any, Result] = {}
+        while left := [steps for steps in running if steps not in results]:
+            (ready, *_), _ = ray.wait(left, num_returns=1)
+            item = ray.get(next(ready))
+            if isinstance(item, int):
+                on_work(item)
+            else:
+                results[ready] = item
+        return [results[steps] for steps in running]
+
+    def _start(self, how: Any, function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """A task for each call; what Ray knows of them."""
+        cpus, gpus = self._need.cpus_per_worker, self._need.gpus_per_worker
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(how)
+        return [task.remote(function, call, max(1, int(cpus))) for call in calls]
 
 
 def _on_a_worker(function: Callable[..., Result], call: tuple[Any, ...], threads: int) -> Result:
     spare_the_compiler()
     torch.set_num_threads(threads)
     return function(*call)
+
+
+def _step_by_step(
+    function: Callable[..., Iterator[Result]], call: tuple[Any, ...], threads: int
+) -> Iterator[Result]:
+    spare_the_compiler()
+    torch.set_num_threads(threads)
+    for item in function(*call):  # noqa: UP028 - Ray sends into it, which not all iterators take
+        yield item
+
+
+def _last(steps: Iterator[int | Result], on_work: Callable[[int], None]) -> Result:
+    """The result of such a function, run here."""
+    for item in steps:
+        if not isinstance(item, int):
+            return item
+        on_work(item)
+    raise RuntimeError("it yielded no result")

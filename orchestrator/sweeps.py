@@ -136,7 +136,7 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
                 counts = service.counts()
                 watcher.say(told(counts, plan.mode))
                 ledger.run.note(shared=asdict(counts))
-        _call_the_jury(spec, ledger, place)
+        _call_the_jury(spec, ledger, place, watcher)
 
 
 def sharing(request: SweepRequest, spec: SweepSpec) -> PoolPlan | None:
@@ -174,12 +174,13 @@ def in_process(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: 
     except TrialFailed as error:
         reason = str(error)
     watcher.trial_ended(ledger.end(trial.id, reason))
-    _call_the_jury(spec, ledger, place)
+    _call_the_jury(spec, ledger, place, watcher)
 
 
-def _call_the_jury(spec: SweepSpec, ledger: Ledger, place: Place) -> None:
+def _call_the_jury(spec: SweepSpec, ledger: Ledger, place: Place, watcher: Watcher) -> None:
     """Judge all students once more, if that is what selects."""
     if not SCORES[spec.select].uses_real_labels:
+        watcher.say(f"the jury judges the students of {len(ledger.ended())} trials")
         give_verdicts(ledger.run, ledger.ended(), place)
 
 
@@ -212,6 +213,7 @@ def _run(
             best = choose_best(ledger, run.verdicts())
             exported = run.folder.child(BEST)
             if not complete:
+                watcher.say(f"exporting {best.spec.id}, the best student")
                 export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
             if request.export_dir is not None:
                 exported.copy_to(Folder.of(request.export_dir))

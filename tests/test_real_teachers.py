@@ -1,5 +1,6 @@
 """Teachers that were trained by others on real images, from packages; skipped without these."""
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -10,8 +11,12 @@ import yaml
 from small_tasks import tree
 from torchvision.transforms import v2
 
+from dfkd.methods.jury import Jury
 from dfkd.methods.losses import layer_gaps
 from dfkd.methods.networks import parameters
+from dfkd.orchestrator import control_recipes
+from dfkd.orchestrator.controls import make_controls
+from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.search_spaces.task import parse_task
 from dfkd.search_spaces.teachers import load_teacher
 
@@ -113,3 +118,30 @@ def test_a_teachers_file_carries_its_networks_name(cifar10, tmp_path):
     path = tmp_path / "teacher.safetensors"
     path.write_bytes(weights.to_bytes())
     assert load_teacher(cifar10, str(path)).network == "keras-cifar10"
+
+
+def disturbed(network, share):
+    """A copy whose weights have noise of this share of each tensor's standard deviation."""
+    copied, draws = copy.deepcopy(network), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in copied.parameters():
+            p += share * p.std(correction=0) * torch.randn(p.shape, generator=draws)
+    return copied
+
+
+@pytest.mark.slow
+def test_dear_control_pools_rank_copies_of_a_real_teacher_by_what_was_done_to_them(
+    cifar10, monkeypatch
+):
+    monkeypatch.setattr(control_recipes, "BUDGET", 1.0)
+    monkeypatch.setattr(control_recipes, "FEWEST", 32)
+    weights = or_skip(real_teachers.keras_cifar10)
+    teacher = weights.build(cifar10)
+    jury = Jury(teacher, pools_from_bytes(make_controls(cifar10, weights)))
+    assert not jury.left_out and len(jury.pools) == 3
+    shares = (0.0, 0.03, 0.1, 0.3)
+    verdicts = [jury.judge(disturbed(teacher.network, share)) for share in shares]
+    fidelities = [verdict.fidelity for verdict in verdicts]
+    agreements = [verdict.agreement for verdict in verdicts]
+    assert fidelities == sorted(fidelities, reverse=True) and fidelities[0] == 0
+    assert agreements == sorted(agreements, reverse=True) and agreements[0] == 1 > agreements[-1]

@@ -5,7 +5,7 @@ import torch
 from method_contract import LEARNING, MethodContract
 from workbenches import Trial, rng, tiny_teacher
 
-from dfkd.methods.deepinversion import Deepinversion, DeepinversionSettings, Pixels
+from dfkd.methods.deepinversion import Deepinversion, DeepinversionSettings, Pixels, units
 from dfkd.methods.losses import batch_norm_gap, layer_gaps, one_hot, total_variation
 from dfkd.methods.settings import build
 from dfkd.methods.shape import ImageShape
@@ -70,6 +70,26 @@ def test_images_start_as_normal_noise_in_the_teachers_units_as_far_as_an_image_c
     expected = (teacher.network.mean + 0.25 * noise).clamp(0, 1)
     started = canvas(PLAIN, teacher=teacher, shape=shape).render()
     assert torch.allclose(started, expected, atol=1e-6)
+
+
+def test_a_teacher_that_takes_0_to_255_is_shown_noise_around_gray_not_black():
+    teacher = tiny_teacher(shape := ImageShape(3, 8, 8))
+    teacher.network.mean.fill_(0.0)
+    teacher.network.std.fill_(1 / 255)
+    noise = torch.randn(7, 3, 8, 8, generator=rng())
+    started = canvas(PLAIN, teacher=teacher, shape=shape).render()
+    assert torch.allclose(started, (0.5 + 0.25 * noise).clamp(0, 1), atol=1e-6)
+
+
+def test_a_first_step_moves_pixels_by_the_learning_rate_in_quarters_of_0_to_255_there():
+    teacher = tiny_teacher(shape := ImageShape(3, 8, 8))
+    teacher.network.std.fill_(1 / 255)
+    started = canvas(PLAIN, teacher=teacher, shape=shape)
+    before = started.render().detach()
+    started.step(started.render().sum())
+    inside = (before > 0.1) & (before < 1.0)
+    expected = torch.tensor(0.25 * QUICK["pixel_lr"])
+    assert torch.allclose((before - started.render())[inside], expected, atol=1e-5)
 
 
 def test_pixels_stay_in_range_however_far_a_step_goes():
@@ -141,7 +161,7 @@ def test_adam_is_new_at_full_size_and_only_then():
 
 def learning_rates(**values):
     settings = build(DeepinversionSettings, {"pixel_lr": 1.0, **values}, "test")
-    started = Pixels(settings, tiny_teacher().network, torch.zeros(2, 1, 8, 8))
+    started = Pixels(settings, units(tiny_teacher().network), torch.zeros(2, 1, 8, 8))
     rates = []
     for _ in range(settings.synthesis_steps):
         started.step(started.render().sum())
@@ -276,7 +296,7 @@ def test_the_paper_preset_sums_over_layers_and_synthesizes_before_the_student_le
 
 def test_the_imagenet_preset_takes_two_thousand_steps_at_half_size_and_one_thousand_at_full():
     settings = build(DeepinversionSettings, Deepinversion.presets["imagenet"], "test")
-    pixels = Pixels(settings, tiny_teacher().network, torch.zeros(2, 1, 8, 8))
+    pixels = Pixels(settings, units(tiny_teacher().network), torch.zeros(2, 1, 8, 8))
     assert (pixels.half, settings.synthesis_steps - pixels.half) == (2000, 1000)
     assert (settings.bn_weight, settings.bn_first_weight) == (0.01, 10.0)
     assert int(224 * settings.jitter) == 30 and int(112 * settings.jitter) == 15

@@ -109,6 +109,20 @@ def test_unreadable_control_pools_are_made_again(stripes_task, stripes_teacher, 
     assert controls.cached_controls(stripes_task, stripes_teacher) is None
 
 
+def test_pools_that_take_long_say_how_far_they_are(stripes_task, stripes_teacher, monkeypatch):
+    monkeypatch.setattr(controls, "SHORT", 0.0)
+    said = []
+    make_controls(stripes_task, stripes_teacher, say=said.append)
+    assert [text.split(",")[0] for text in said] == [
+        f"control pools: {share} % made" for share in (25, 50, 75)
+    ]
+
+
+def test_pools_that_do_not_take_long_say_nothing(stripes_task, stripes_teacher, monkeypatch):
+    monkeypatch.setattr(controls, "SHORT", 1000.0)
+    make_controls(stripes_task, stripes_teacher, say=pytest.fail)
+
+
 def test_choosing_by_accuracy_needs_no_control_pools(done, tmp_path):
     from dfkd.orchestrator.requests import request_of
 
