@@ -28,7 +28,7 @@ from dfkd.methods.jury import AT_ONCE, PROBES, logits_of
 from dfkd.methods.random_streams import stream
 from dfkd.methods.settings import build
 from dfkd.orchestrator.gauges import Gauge, resident
-from dfkd.orchestrator.plans import Measured, Point, Sample
+from dfkd.orchestrator.plans import Measured, Point, Sample, extrapolated
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.specs import TrialSpec
@@ -37,7 +37,7 @@ from dfkd.orchestrator.trial_actor import device as device_of
 from dfkd.orchestrator.trials import Surroundings, Trial
 
 WHOLE = 10**9  # images: no bound
-SMALL = 4  # images of the first batches, whatever the recipe says
+SMALL = 2  # images of the first batches, whatever the recipe says
 QUICK = 1.5  # seconds: what takes less is run once beforehand, unmeasured
 LONGEST = 32  # steps of a kind in a measured epoch
 CONTROL_POOLS = 3  # that a jury begins with (controls.py)
@@ -111,23 +111,41 @@ def measure(order: Order) -> Measured:
     def left() -> float:
         return order.seconds - (time.perf_counter() - began)
 
-    small, took = _apart(order, SMALL, 1)
     whole = max(_batches(order, WHOLE).values())
-    ratio = max(1.0, whole / SMALL)
-    held = max(small.peaks.values()) - small.program - small.networks
-    fitting = order.memory / max(1, held) * SMALL  # images at once, at most
-    points: tuple[Point, ...] = (small,)
-    if 1.5 * took * ratio < left() and whole < fitting:
-        full, took = _apart(order, whole, 1)
-        points = (_lengthened(order, full, whole, int(left() / 3 / max(took, 1e-3))),)
-    else:
-        between = int(min(fitting, SMALL * left() / 1.5 / took, whole))
-        if between >= 2 * SMALL:
-            points = (small, _apart(order, between, 1)[0])
+    points: tuple[Point, ...] = ()
+    known: list[tuple[int, float, float]] = []  # images, and what they took: seconds, bytes
+    images = min(SMALL, whole)
+    while True:
+        point, took = _apart(order, images, 1)
+        points += (point,)
+        known.append((images, took, max(point.peaks.values()) - point.program - point.networks))
+        if images == whole:
+            length = int(left() / 3 / max(took, 1e-3))
+            points = (_lengthened(order, point, whole, length),)
+            break
+        further = _next_size(known, whole, left(), order.memory)
+        if further < 2 * images and further != whole:
+            break
+        images = further
     spent = time.perf_counter() - began
     on_gpu = bool(points[-1].device_peaks)
     told = _gpu_name() if on_gpu else f"CPU, {order.threads} thread{'s' * (order.threads > 1)}"
     return Measured(device=told, on_gpu=on_gpu, seconds=spent, points=points)
+
+
+def _next_size(
+    known: list[tuple[int, float, float]], whole: int, seconds: float, memory: int
+) -> int:
+    """How many images to measure next: all if their time and memory are there, or what is."""
+
+    def affordable(images: int) -> bool:
+        times, sizes = ([(size, costs[kind]) for size, *costs in known] for kind in (0, 1))
+        return 1.5 * extrapolated(times, images) < seconds and extrapolated(sizes, images) < memory
+
+    images = whole
+    while images > known[-1][0] and not affordable(images):
+        images = images * 3 // 4
+    return images
 
 
 def _lengthened(order: Order, full: Point, most: int, length: int) -> Point:

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from dfkd.orchestrator import rendering
 from dfkd.orchestrator.inventory import Node
@@ -46,8 +45,7 @@ def told(plan: SweepPlan) -> Iterator[RenderableType]:
     yield from _sharing(plan)
     yield plan.teacher
     yield from _writes(plan)
-    for warning in plan.warnings:
-        yield Text(f"warning: {warning}", style="yellow")
+    yield from (f"warning: {warning}" for warning in plan.warnings)
 
 
 def _machines(plan: SweepPlan) -> Iterator[RenderableType]:

@@ -48,7 +48,7 @@ from dfkd.search_spaces.data import load_data
 from dfkd.search_spaces.dimensions import ends
 from dfkd.search_spaces.preparations import preparation
 
-SECONDS = 40.0  # for measuring, all methods together
+SECONDS = 30.0  # for measuring, all methods together
 LEAST = 1.5  # seconds for each of them
 MEMORY_SHARE = 0.5  # of what is free, for measuring
 CLUSTER_PATIENCE = 300.0  # seconds for a worker of a cluster to measure

@@ -10,6 +10,7 @@ import torch
 import typer
 import yaml
 from kept_pools import keep_pool, shard
+from measurements import FakeMeter
 from PIL import Image
 from rich.console import Console
 from small_tasks import EPOCHS, STRIPES, contents, write_task
@@ -523,6 +524,12 @@ def test_an_unknown_name_of_a_teacher_gets_the_nearest_known_one(compared, more)
 # A plan
 
 
+@pytest.fixture(autouse=True)
+def quick_meter(monkeypatch):
+    """Plans measure nothing here; that they can is tested in tests/orchestrator."""
+    monkeypatch.setattr("dfkd.orchestrator.planning.Meter", FakeMeter)
+
+
 def test_a_dry_run_runs_nothing(stripes_file, tmp_path):
     told("sweep", stripes_file, "--dry-run", "--storage", tmp_path / "runs")
     assert not contents(tmp_path)
@@ -537,7 +544,15 @@ def test_a_dry_run_shows_what_is_fixed_and_what_is_searched(stripes_file):
 
 
 def test_a_dry_run_can_be_had_as_json(stripes_file):
-    assert as_json(told("sweep", stripes_file, "--dry-run", "--json"))
+    (plan,) = as_json(told("sweep", stripes_file, "--dry-run", "--json", "--trials", 3))
+    assert plan["event"] == "plan" and plan["trials"] == 3
+    assert plan["plan"]["methods"][0]["host"]["total"] > 0
+
+
+def test_a_dry_run_says_what_trials_take_and_where_they_leave_it(stripes_file, tmp_path):
+    shown = told("sweep", stripes_file, "--dry-run", "--storage", tmp_path / "runs", "--name", "x")
+    for words in ("memory of a trial's worker", "CPU-hours", str(tmp_path / "runs" / "x")):
+        assert words in shown
 
 
 def test_a_dry_run_trains_no_teacher(stripes_file, tmp_path, monkeypatch):
