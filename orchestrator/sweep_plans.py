@@ -16,6 +16,7 @@ NOT_COUNTED = (
     "making the jury's control pools, once per teacher",
     "saving checkpoints (at most a twentieth of the time)",
     "what several workers exchange, and how trials at once slow each other down",
+    "what other programs take of the machine",
     "what sharing saves",
 )
 
