@@ -161,12 +161,13 @@ def sweep(
     address: Address = None,
     export_dir: ExportDir = None,
     json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Plan: what it would take.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Plan only: memory, hours, files.")] = False,
 ) -> None:
     """Search TASK for the recipe whose student is best, and export that student.
 
-    The same command again resumes a sweep that was interrupted. Exit status: 0 done, 1 a trial or
-    dfkd failed, 2 a mistake in the command, 130 interrupted (the state is saved).
+    The same command again resumes a sweep that was interrupted; --dry-run measures a few steps and
+    says what all of it would take. Exit status: 0 done, 1 a trial or dfkd failed, 2 a mistake in
+    the command, 130 interrupted (the state is saved).
     """
     if dry_run:
         show_plan(request_fields(context), json)

@@ -89,7 +89,7 @@ def _measured(plan: SweepPlan, trial: TrialPlan) -> Iterator[str]:
     if trial.timed_elsewhere:
         yield (
             "  trials would run on a GPU, and there is none here: what they take there in time is "
-            "unknown; in memory it is as counted on the CPU, without a GPU's own workspace"
+            "unknown; memory is as counted on the CPU, without a GPU's libraries and workspace"
         )
 
 
@@ -116,7 +116,7 @@ def _memory(trial: TrialPlan) -> Iterator[RenderableType]:
     for part, words in PARTS.items():
         sizes = [getattr(kind, part) for kind in kinds.values()]
         if part == "step":
-            words += f" (of {next(iter(kinds.values())).busiest})"
+            words += f" (of {list(kinds.values())[-1].busiest})"
         table.add_row(words, *map(bytes_as_text, sizes))
     table.add_row("together", *(bytes_as_text(kind.total) for kind in kinds.values()))
     yield table

@@ -32,6 +32,7 @@ from dfkd.orchestrator.plans import (
     Measured,
     Schedule,
     asha_share,
+    host_beside_a_gpu,
     memory_plan,
     time_plan,
 )
@@ -211,9 +212,10 @@ def _trial_plan(
         return replace(known, failed=found)
     schedule = _schedule(spec, settings, name, need.workers)
     rows = kind.kept(settings, spec.epochs)
-    gpu = None
+    host, gpu = memory_plan(found, schedule.images, rows, gpu=False), None
     if need.gpus_per_worker:
         gpu = memory_plan(found, schedule.images, rows, gpu=True)
+        host = host if found.on_gpu else host_beside_a_gpu(found)
     size = found.points[-1].rows
 
     def weigh(stores: Mapping[str, int]) -> int:
@@ -222,7 +224,7 @@ def _trial_plan(
     return replace(
         known,
         measured=found,
-        host=memory_plan(found, schedule.images, rows, gpu=False),
+        host=host,
         gpu=gpu,
         time=time_plan(found, schedule),
         pool=weigh(rows),

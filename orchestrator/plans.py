@@ -226,6 +226,22 @@ def memory_plan(
     )
 
 
+def host_beside_a_gpu(measured: Measured) -> MemoryPlan:
+    """What a trial on a GPU takes of the host, where no GPU was there to measure it.
+
+    Libraries and weights, as on a CPU; what a GPU's own libraries add is not known.
+    """
+    last = measured.points[-1]
+    return MemoryPlan(
+        program=last.program,
+        networks=last.networks,
+        step=0,
+        busiest=ACTIVITIES[0],
+        pool=0,
+        checkpoint=CHECKPOINT_BLOCK,
+    )
+
+
 def _step(point: Point, activity: str, gpu: bool) -> float:
     """Bytes that an activity held beside networks and stores."""
     if gpu and point.device_peaks:

@@ -14,6 +14,7 @@ from dfkd.orchestrator.plans import (
     Schedule,
     asha_share,
     extrapolated,
+    host_beside_a_gpu,
     memory_plan,
     time_plan,
 )
@@ -117,6 +118,11 @@ def test_what_a_gpu_held_was_measured_there():
     assert memory_plan(found, IMAGES, {}, gpu=True).step == 400 * MB
     host = memory_plan(found, IMAGES, {"pool": 100}, gpu=False)
     assert (host.networks, host.pool, host.program) == (0, 0, 200 * MB)
+
+
+def test_beside_a_gpu_that_is_not_here_the_host_holds_libraries_and_weights():
+    plan = host_beside_a_gpu(measured())
+    assert (plan.program, plan.networks, plan.step, plan.pool) == (200 * MB, 90 * MB, 0, 0)
 
 
 # What successive halving is expected to run
