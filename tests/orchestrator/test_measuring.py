@@ -16,7 +16,7 @@ from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 
 pytest_plugins = ["small_task_fixtures"]
-pytestmark = pytest.mark.usefixtures("dfkd_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dfkd_cache")]
 
 PLENTY = 4_000_000_000
 TRUTH = """

@@ -6,9 +6,10 @@ from ray_sweeps import local_ray, write_task
 from dfkd.orchestrator.planning import make_plan
 from dfkd.orchestrator.requests import SweepRequest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("dfkd_cache")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("dfkd_cache")]
 
 
+@pytest.mark.timeout(400)  # workers import everything, and so does what they start to measure
 def test_a_plan_for_a_cluster_tells_what_the_cluster_has_and_is_measured_there(tmp_path):
     task = write_task(tmp_path)
     with local_ray(cpus=2):
