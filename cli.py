@@ -161,12 +161,13 @@ def sweep(
     address: Address = None,
     export_dir: ExportDir = None,
     json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Show what would run, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Plan only: memory, hours, files.")] = False,
 ) -> None:
     """Search TASK for the recipe whose student is best, and export that student.
 
-    The same command again resumes a sweep that was interrupted. Exit status: 0 done, 1 a trial or
-    dfkd failed, 2 a mistake in the command, 130 interrupted (the state is saved).
+    The same command again resumes a sweep that was interrupted; --dry-run measures a few steps and
+    says what all of it would take. Exit status: 0 done, 1 a trial or dfkd failed, 2 a mistake in
+    the command, 130 interrupted (the state is saved).
     """
     if dry_run:
         show_plan(request_fields(context), json)
@@ -447,15 +448,12 @@ def doctor(storage: Storage = STORAGE, address: Address = None) -> None:
 
 
 def show_plan(fields: dict[str, Any], as_json: bool) -> None:
-    """What a sweep would do."""
-    from dfkd.orchestrator import rendering
-    from dfkd.orchestrator.requests import SweepRequest, plan_sweep
+    """What a sweep would do, take and leave."""
+    from dfkd.orchestrator.plan_rendering import dry_run
+    from dfkd.orchestrator.requests import SweepRequest
 
-    request = SweepRequest(**fields)
-    spec = plan_sweep(request)
-    plan = {key: v for key, v in spec.definition().items() if key != "teacher"}
-    facts = {"event": "plan", "trials": request.trials, **plan}
-    present(as_json, rendering.plan(request, spec), facts)
+    say = lambda text: err.print(text, soft_wrap=True)  # noqa: E731
+    present(as_json, *dry_run(SweepRequest(**fields), say))
 
 
 def carry_out(run: Callable[..., SweepResult], as_json: bool, **fields: Any) -> None:

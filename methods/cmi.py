@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfkd.methods.augment import flipped, resized_crop
+from dfkd.methods.effort import made
 from dfkd.methods.feature_bank import FeatureBank
 from dfkd.methods.generators import LatentGenerator, reinitialize
 from dfkd.methods.inversion import Canvas, Inversion, InversionSettings
@@ -127,6 +128,11 @@ class Cmi(Inversion):
         if settings.cr_weight and not teacher.batch_norms:
             found.append("without a BatchNorm layer L_cr is impossible too; set cr_weight=0")
         return found
+
+    @staticmethod
+    def kept(settings: CmiSettings, epochs: int) -> Mapping[str, int]:
+        remembered = min(made(settings, epochs), settings.bank_size) if settings.cr_weight else 0
+        return {**Inversion.kept(settings, epochs), "bank": remembered}
 
     def start_over(self, rng: torch.Generator) -> None:
         if self.settings.cr_weight:  # its head has taken a step down a loss that was not finite

@@ -115,6 +115,12 @@ class Deepinversion(Inversion):
         },
     }
 
+    @classmethod
+    def shortened(cls, settings: DeepinversionSettings, length: int) -> Mapping[str, Value]:
+        """Three steps or more: the published recipe takes two of three at half size."""
+        lessons = {"kd_steps": min(settings.kd_steps, length)}
+        return {**super().shortened(settings, max(3, length)), **lessons}
+
     def __init__(self, settings: DeepinversionSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.augment = Augmentation(flip=settings.flip, roll=settings.jitter)

@@ -71,6 +71,12 @@ class DfkdMb(Dafl):
         self.pool = Pool(bench.shape, capacity, bench.device, policy)  # the memory bank
         self.turns = 0  # of the generator, since the student learns
 
+    @staticmethod
+    def kept(settings: DfkdMbSettings, epochs: int) -> Mapping[str, int]:
+        turns = max(0, epochs - settings.warmup) * -(-settings.kd_steps // settings.student_steps)
+        renewals = -(-turns // settings.bank_every) if settings.replay_share else 0
+        return {"pool": min(renewals * settings.bank_insert, settings.bank_capacity)}
+
     def loss(self, view: View) -> Tensor:
         """DAFL's prior - JS_3(S, T)."""
         weight = self.settings.adversarial_weight * view.adversarial

@@ -18,6 +18,9 @@ class FeatureBank:
         self.rows = torch.empty(0, width, device=device)
         self.next = 0  # the oldest row, once the bank is full
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def add(self, rows: Tensor) -> None:
         """Rows [N, 2F] into the places that are free, then into those of the oldest."""
         rows = rows[-self.size :]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from dfkd.methods.effort import Turns
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.generators import LatentGenerator
 from dfkd.methods.memory import Batch, ImageSource, quantized
@@ -79,7 +80,7 @@ class Fresh:
         return Batch(self.generator(noise, target), target)
 
 
-class Game(ABC):
+class Game(Turns, ABC):
     """A method with one generator that lives as long as the trial. Each worker has its own."""
 
     settings_class: ClassVar[type[StudentSettings]]

@@ -18,6 +18,7 @@ from torch import Tensor
 from dfkd.methods.augment import Augmentation
 from dfkd.methods.buckets import resized
 from dfkd.methods.commons import Ration
+from dfkd.methods.effort import Rounds
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.jury import PROBES
 from dfkd.methods.lineage import descend, origin
@@ -82,7 +83,7 @@ class Canvas:
         """The round is over; `best` are its images, a scalar if no loss was finite."""
 
 
-class Inversion(ABC):
+class Inversion(Rounds, ABC):
     """A method whose student learns from a pool of inverted images."""
 
     settings_class: ClassVar[type[StudentSettings]]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dfkd.methods.commons import Commons, NoCommons
+from dfkd.methods.effort import Effort
 from dfkd.methods.memory import ImageSource
 from dfkd.methods.settings import Value
 from dfkd.methods.shape import ImageShape
@@ -78,6 +79,21 @@ class Method(Protocol):
     @staticmethod
     def objections(settings: Any, teacher: Teacher) -> list[str]:
         """Why these settings cannot work with this teacher; empty when they can."""
+        ...
+
+    @staticmethod
+    def effort(settings: Any, *, learning: bool, workers: int = 1) -> Effort:
+        """What an epoch consists of, during the warm-up or once the student learns."""
+        ...
+
+    @classmethod
+    def shortened(cls, settings: Any, length: int) -> Mapping[str, Value]:
+        """Settings with which an epoch is about `length` steps of each kind, in the same mix."""
+        ...
+
+    @staticmethod
+    def kept(settings: Any, epochs: int) -> Mapping[str, int]:
+        """Rows that its stores hold after so many epochs, by the attribute's name."""
         ...
 
     def epoch(self, epoch: int, rng: torch.Generator) -> Metrics:

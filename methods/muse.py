@@ -96,6 +96,15 @@ class Muse(Nayer):
 
     # Several resolutions
 
+    @classmethod
+    def sizes_of(cls, settings: MuseSettings) -> int:
+        return len(set(shares(settings.resolutions)))
+
+    @classmethod
+    def shortened(cls, settings: MuseSettings, length: int) -> Mapping[str, Value]:
+        """Every size once, also where they would come one after another over the epochs."""
+        return {**super().shortened(settings, length), "resolution_schedule": "round_robin"}
+
     @property
     def sizes(self) -> Sequence[Size]:
         shape = self.bench.shape

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dfkd.methods.effort import Lessons
 from dfkd.methods.memory import Batch, quantized
 from dfkd.methods.method import Metrics, Workbench
 from dfkd.methods.settings import Value
@@ -33,7 +34,7 @@ class UniformNoise:
         return Batch(torch.rand(size, generator=rng, device=rng.device))
 
 
-class Noise:
+class Noise(Lessons):
     """Nothing is synthesized; the student learns from the teacher's answers to noise."""
 
     settings_class: ClassVar[type[StudentSettings]] = StudentSettings

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dfkd.methods.effort import made
 from dfkd.methods.fast import Fast, FastSettings
 from dfkd.methods.losses import divergence, masked_adversarial, one_hot, weighted
 from dfkd.methods.memory import Batch, Pool, Shard
@@ -55,6 +56,11 @@ class SsdKd(Fast):
     taught: ClassVar[frozenset[str]] = (Fast.taught | {"priority"}) - {"held_out"}
 
     pool: PriorityPool
+
+    @staticmethod
+    def kept(settings: SsdKdSettings, epochs: int) -> Mapping[str, int]:
+        taught = made(settings, epochs, settings.insert_share * (1 - settings.held_out))
+        return {**Fast.kept(settings, epochs), "pool": min(taught, settings.pool_capacity)}
 
     def new_pool(self) -> PriorityPool:
         return PriorityPool(self.settings, self.bench.shape, self.bench.device, self.decisions)

@@ -9,8 +9,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dfkd.methods.errors import ConfigError
@@ -50,6 +52,8 @@ class _Source:
     address: str
     mean: Any
     std: Any
+    cached: Callable[[], bool]
+    megabytes: float | None = None
 
 
 def fetch(network: str, tag: str) -> Published:
@@ -72,6 +76,24 @@ def fetch(network: str, tag: str) -> Published:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where published weights are."""
+
+    address: str
+    cached: bool
+    """Whether they were downloaded before."""
+    megabytes: float | None
+    """Their size, where the library says it."""
+
+
+def whereabouts(network: str, tag: str) -> Whereabouts:
+    """Where `fetch` would find these weights; asks no network. Raises ConfigError as it does."""
+    library, own = network.split("/", 1)
+    source = {"torchvision": _torchvision, "timm": _timm}[library](own, network, tag)
+    return Whereabouts(source.address, source.cached(), source.megabytes)
+
+
 def known_tags(network: str) -> list[str]:
     """The tags of a library's network; empty where there is none, or no such network."""
     library, own = network.split("/", 1)
@@ -88,7 +110,15 @@ def _torchvision(own: str, network: str, tag: str) -> _Source:
     seen = weights.transforms()
     how: dict[str, Any] = {"progress": False, "check_hash": True}
     how |= {"map_location": "cpu", "weights_only": True}
-    return _Source(lambda: weights.get_state_dict(**how), weights.url, seen.mean, seen.std)
+    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    return _Source(
+        lambda: weights.get_state_dict(**how),
+        weights.url,
+        seen.mean,
+        seen.std,
+        file.is_file,
+        weights.meta.get("_file_size"),
+    )
 
 
 def _torchvision_tags(own: str) -> list[str]:
@@ -115,7 +145,8 @@ def _timm(own: str, network: str, tag: str) -> _Source:
         overlay = None if where is None else {"file": where}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
 
-    return _Source(download, address, facts.mean, facts.std)
+    cached = lambda: _in_cache(facts.hf_hub_id) is not None  # noqa: E731
+    return _Source(download, address, facts.mean, facts.std, cached)
 
 
 def _in_cache(hub_id: str | None) -> str | None:

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -30,7 +31,7 @@ from dfkd.methods.teacher import Teacher
 from dfkd.search_spaces.data import LabeledImages, load_data
 from dfkd.search_spaces.files import cache_folder, write_atomically
 from dfkd.search_spaces.layouts import Fitted, Misfit, fit, misfits
-from dfkd.search_spaces.pretrained import LIBRARY_NETWORK, fetch, known_tags
+from dfkd.search_spaces.pretrained import LIBRARY_NETWORK, fetch, known_tags, whereabouts
 from dfkd.search_spaces.programs import PROGRAM, load_program, packed, unpacked
 from dfkd.search_spaces.task import TEACHER_NAME, Task
 from dfkd.search_spaces.teacher_checks import examine
@@ -121,10 +122,9 @@ def find_teacher(
     task = with_teacher(task, reference)
     if task.teacher.weights:
         return load_teacher(task, f"{task.teacher.network}:{task.teacher.weights}", say)
-    names = [task.name] if reference is None else [task.name, reference]
+    names = _names(task, reference)
     data = _training_data(task)
-    file = "-".join([*names, teacher_key(task, data)]) + ".safetensors"
-    cached = cache_folder() / "teachers" / file
+    cached = _kept_at(task, reference, data)
     with contextlib.suppress(OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return teacher_from_bytes(cached.read_bytes())  # an unreadable cache is a missing one
     title = " ".join([*names, "teacher"])
@@ -143,8 +143,44 @@ def find_teacher(
     return weights
 
 
+def _names(task: Task, reference: str | None) -> list[str]:
+    return [task.name] if reference is None else [task.name, reference]
+
+
+def _kept_at(task: Task, reference: str | None, data: LabeledImages) -> Path:
+    file = "-".join([*_names(task, reference), teacher_key(task, data)]) + ".safetensors"
+    return cache_folder() / "teachers" / file
+
+
+def cached_teacher(task: Task, reference: str | None = None) -> Path:
+    """Where a teacher lies that was trained once for the task, or will."""
+    task, name = with_teacher(task, reference), reference
+    return _kept_at(task, name, _training_data(task))
+
+
+def published_teacher(task: Task, reference: str | None = None) -> tuple[str, str] | None:
+    """Network and tag, if `find_teacher` would take a library's published weights."""
+    if reference is None or not _is_file(task, reference):
+        spec = with_teacher(task, reference).teacher
+        reference = f"{spec.network}:{spec.weights}"
+        if not spec.weights:
+            return None
+    name, path = _split(reference)
+    if path.endswith(".pt2") or os.path.isfile(path) or not LIBRARY_NETWORK.fullmatch(name):
+        return None
+    return name, path
+
+
 def planned_teacher(task: Task, reference: str | None = None) -> TeacherWeights:
-    """As `find_teacher`, but what the task itself would train stays untrained: to plan with."""
+    """As `find_teacher`, with fresh weights where it would download or train them: to plan with."""
+    published = published_teacher(task, reference)
+    if published is not None:
+        network, tag = published
+        whereabouts(network, tag)  # refuses an unknown tag
+        fresh = build_network(network, task.shape.channels, len(task.classes))
+        weights = TeacherWeights(network, fresh.state_dict(), "not downloaded yet")
+        examine(task, weights.build(task), f"teacher {network}:{tag} ({network})")
+        return weights
     if reference is not None and _is_file(task, reference):
         return load_teacher(task, reference)
     task = with_teacher(task, reference)

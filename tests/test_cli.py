@@ -114,7 +114,15 @@ def test_a_dry_run_shows_what_is_fixed_and_what_is_searched(stripes_file):
 
 
 def test_a_dry_run_can_be_had_as_json(stripes_file):
-    assert as_json(told("sweep", stripes_file, "--dry-run", "--json"))
+    (plan,) = as_json(told("sweep", stripes_file, "--dry-run", "--json", "--trials", 3))
+    assert plan["event"] == "plan" and plan["trials"] == 3
+    assert plan["plan"]["methods"][0]["host"]["total"] > 0
+
+
+def test_a_dry_run_says_what_trials_take_and_where_they_leave_it(stripes_file, tmp_path):
+    shown = told("sweep", stripes_file, "--dry-run", "--storage", tmp_path / "runs", "--name", "x")
+    for words in ("memory of a trial's worker", "CPU-hours", str(tmp_path / "runs" / "x")):
+        assert words in shown
 
 
 def test_a_dry_run_trains_no_teacher(stripes_file, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import typer
+from measurements import FakeMeter
 from typer.testing import CliRunner
 
 from dfkd.cli import app
@@ -59,3 +60,9 @@ def complaint(*arguments):
 
 def as_json(text):
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def quick_meter(monkeypatch):
+    """Plans measure nothing here; that they can is tested in tests/orchestrator."""
+    monkeypatch.setattr("dfkd.orchestrator.planning.Meter", FakeMeter)

@@ -229,6 +229,41 @@ class MethodContract:
         assert probes.shape[1:] == (shape.channels, shape.height, shape.width)
         assert 1 <= len(probes) <= 10
 
+    # What an epoch consists of, counted
+
+    def counting(self, **values):
+        """A trial, and lists that grow with every step of synthesis and with every lesson."""
+        trial = self.trial(values=values)
+        steps, lessons = [], []
+        loss, learn = getattr(trial.method, "loss", None), trial.bench.student.learn
+        trial.method.loss = lambda view: steps.append(1) or loss(view)
+        trial.bench.student.learn = lambda *given: lessons.append(1) or learn(*given)
+        return trial, steps, lessons
+
+    def test_an_epoch_consists_of_what_its_effort_says(self):
+        trial, steps, lessons = self.counting(kd_steps=7)
+        for epoch in (0, 1):  # the first is warm-up
+            steps.clear(), lessons.clear()
+            trial.run([epoch])
+            effort = self.method.effort(trial.bench.student.settings, learning=epoch == 1)
+            assert (len(steps), len(lessons)) == (effort.steps, effort.lessons)
+
+    def test_a_shortened_epoch_is_of_the_same_kind_and_no_longer(self):
+        whole = self.trial(values={"kd_steps": 40}).bench.student.settings
+        brief = self.method.shortened(whole, 2)
+        trial, steps, lessons = self.counting(**{"kd_steps": 40, **brief})
+        trial.run([0, 1])
+        both = [self.method.effort(whole, learning=learning) for learning in (False, True)]
+        assert len(steps) <= sum(effort.steps for effort in both)
+        assert 0 < len(lessons) < 40
+        assert bool(steps) == any(effort.steps for effort in both)
+
+    def test_the_stores_hold_as_many_rows_as_were_counted(self):
+        trial = self.ran()
+        settings, rounds = trial.bench.student.settings, 3 * 10
+        for name, rows in self.method.kept(settings, 3).items():
+            assert abs(len(getattr(trial.method, name)) - rows) <= rounds  # what is held out, +-1
+
     # Memory, metrics, settings
 
     @pytest.mark.no_cover  # others reach the same lines in a hundredth of the rounds
