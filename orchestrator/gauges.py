@@ -61,6 +61,7 @@ class Gauge(Clock):
         self._now = time.process_time if alone else time.perf_counter
         self.on_gpu = device.type == "cuda"
         self.host = {"synthesis": 0, "distillation": 0, "judging": 0}
+        self.rises = dict(self.host)  # the highest, above what was held when the activity began
         self.device_peaks = dict(self.host) if self.on_gpu else {}
 
     @contextmanager
@@ -68,11 +69,12 @@ class Gauge(Clock):
         reset_peak()
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        start = self._now()
+        before, start = resident(), self._now()
         yield
         self._seconds[activity] = self._seconds.get(activity, 0.0) + self._now() - start
         if activity in self.host:
             self.host[activity] = max(self.host[activity], peak())
+            self.rises[activity] = max(self.rises[activity], peak() - before)
         if activity in self.device_peaks:
             held = torch.cuda.max_memory_allocated()
             self.device_peaks[activity] = max(self.device_peaks[activity], held)

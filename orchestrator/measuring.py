@@ -235,6 +235,7 @@ def _point(order: Order, most: int, length: int) -> tuple[Point, float]:
         program=program,
         networks=trial.networks(),
         peaks=trial.gauge.host,
+        rises=trial.gauge.rises,
         device_peaks=trial.gauge.device_peaks,
         pool=trial.stored(),
         rows=trial.rows(),

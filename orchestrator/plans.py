@@ -40,6 +40,9 @@ class Point:
     """Bytes of weights, gradients and optimizers, where the trial computes."""
     peaks: Mapping[str, int]
     """Highest bytes in each of ACTIVITIES: of the host's memory, all told."""
+    rises: Mapping[str, int] = field(default_factory=dict)
+    """Of the host's peaks, what lies above the memory held when the activity began: an allocator
+    keeps what it was given back, which does not grow with the next activity's batches."""
     device_peaks: Mapping[str, int] = field(default_factory=dict)
     """The same of a GPU's memory; empty on a CPU."""
     pool: int = 0
@@ -203,13 +206,11 @@ def memory_plan(
     """
     there = gpu == measured.on_gpu  # measured where it is asked for
     last = measured.points[-1]
-    steps = {
-        activity: extrapolated(
-            [(point.images[activity], _step(point, activity, gpu)) for point in measured.points],
-            images[activity],
-        )
-        for activity in ACTIVITIES
-    }
+    steps = {}
+    for activity in ACTIVITIES:
+        known = [(point.images[activity], _rise(point, activity, gpu)) for point in measured.points]
+        grown = extrapolated(known, images[activity]) - known[-1][1]
+        steps[activity] = _step(last, activity, gpu) + grown
     if measured.on_gpu and not gpu:  # the host of a GPU: what it held, whatever the batches
         steps = {activity: _step(last, activity, gpu) for activity in ACTIVITIES}
     busiest = max(ACTIVITIES, key=steps.__getitem__)
@@ -240,6 +241,13 @@ def host_beside_a_gpu(measured: Measured) -> MemoryPlan:
         pool=0,
         checkpoint=CHECKPOINT_BLOCK,
     )
+
+
+def _rise(point: Point, activity: str, gpu: bool) -> float:
+    """What of it grows with the batch."""
+    if activity in point.rises and not (gpu and point.device_peaks):
+        return float(point.rises[activity])
+    return _step(point, activity, gpu)
 
 
 def _step(point: Point, activity: str, gpu: bool) -> float:

@@ -106,6 +106,15 @@ def test_memory_of_larger_batches_lies_on_the_line_through_two_points():
     assert plan.step == 100 * MB
 
 
+def test_memory_that_an_allocator_kept_does_not_grow_with_the_batch():
+    small, larger = (
+        point(n, rises=dict.fromkeys(IMAGES, n * MB), peaks=dict.fromkeys(IMAGES, 700 * MB))
+        for n in (2, 4)
+    )
+    plan = memory_plan(measured(small, larger), {**IMAGES, "synthesis": 100}, {}, gpu=False)
+    assert plan.step == 400 * MB + 96 * MB
+
+
 def test_on_a_gpu_that_is_not_here_a_steps_tensors_count_and_no_library():
     plan = memory_plan(measured(), IMAGES, {"pool": 100_000}, gpu=True)
     assert (plan.program, plan.checkpoint) == (0, 0)
