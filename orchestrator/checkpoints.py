@@ -112,6 +112,14 @@ def prune(folder: Folder, stowed: Any) -> None:
             blocks.delete(name)
 
 
+def discard(folder: Folder) -> None:
+    """Remove a checkpoint that nobody will resume from. What cannot be removed stays."""
+    with suppress(OSError):
+        if folder.exists(CHECKPOINT):
+            folder.delete(CHECKPOINT)
+        prune(folder, None)
+
+
 @contextmanager
 def saving(folder: Folder) -> Iterator[None]:
     """A trial that fails within the block, as on a full disk, leaves no more than it found."""

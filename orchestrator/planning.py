@@ -186,7 +186,7 @@ def plan_of(
         sharing=_sharing_plan(request, spec, inventory, methods),
         teacher=preparation(spec.task, request.teacher),
         folder=folder,
-        writes=_writes(request, spec, methods),
+        writes=_writes(request, spec, methods, at_once),
         free=_free(Folder(folder)),
     )
 
@@ -317,20 +317,21 @@ def _place(request: SweepRequest, spec: SweepSpec) -> str:
 
 
 def _writes(
-    request: SweepRequest, spec: SweepSpec, methods: list[TrialPlan]
+    request: SweepRequest, spec: SweepSpec, methods: list[TrialPlan], at_once: int
 ) -> tuple[Written, ...]:
     """The files of a run folder by kind, with about their sizes; those not measured left out."""
     shape = spec.task.shape
     image = shape.channels * shape.height * shape.width
     teacher = sum(t.numel() * t.element_size() for t in spec.teacher.state.values())
     count = request.trials + spec.control
-    checkpoints = weights = kept = 0
+    checkpoints = weights = kept = largest = 0
     for trial in methods:
         if trial.measured is None:
             continue
         point = trial.measured.points[-1]
         trials = trial.trials + (spec.control if trial is methods[0] else 0)
-        checkpoints += trials * (point.checkpoint + request.workers * trial.largest_pool)
+        checkpoints += trials * point.checkpoint
+        largest = max(largest, request.workers * trial.largest_pool)
         weights += trials * point.student
         kept += trial.trials * trial.pool
     student = max((t.measured.points[-1].student for t in methods if t.measured), default=0)
@@ -338,6 +339,7 @@ def _writes(
         TEACHER: teacher,
         CONTROLS: CONTROL_POOLS * PROBES * image,
         "trials/*/checkpoint.pt": checkpoints,
+        "trials/*/blocks/, of trials that run": at_once * largest,
         "trials/*/student.safetensors": weights,
         "trials/*/probes.safetensors": count * PROBES * image,
         f"{RESULTS}, {JURY}, trials/*/*.json": count * spec.epochs * ROW,

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.jury import ProbePool, Verdict
+from dfkd.orchestrator import checkpoints
 from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.robustness import Robustness, robustness
 from dfkd.orchestrator.scores import SCORES
@@ -167,9 +168,12 @@ class Run:
         return rows
 
     def end_trial(self, record: TrialRecord) -> None:
-        """Record how a trial ended, with all its rows."""
+        """Record how a trial ended, with all its rows; of one that was stopped the pool goes."""
         facts = {"outcome": record.outcome, "reason": record.reason, "rows": record.rows}
-        self.trial_folder(record.spec.id).write_json(RESULT, facts)
+        folder = self.trial_folder(record.spec.id)
+        folder.write_json(RESULT, facts)
+        if record.outcome == "stopped":
+            checkpoints.discard(folder)
 
     def records(self) -> list[TrialRecord]:
         """Every trial proposed so far, by id."""

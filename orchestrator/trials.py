@@ -153,13 +153,15 @@ class Trial:
         """Write history and checkpoint to the trial's folder, if it has one.
 
         Each worker writes the blocks of its own state: workers whose pools are alike write them
-        once, and none of them passes through the first worker.
+        once, and none of them passes through the first worker. A finished trial leaves no method
+        and no pool: nothing goes on from it.
         """
         if self.folder is None:
             return
         start = time.perf_counter()
         with checkpoints.saving(self.folder):
-            methods = self.team.gather(checkpoints.stow(self.folder, self.method.state()))
+            own = {} if self.finished else self.method.state()
+            methods = self.team.gather(checkpoints.stow(self.folder, own))
             if self.team.rank == 0:
                 state = {
                     "epoch": self.epoch,
@@ -293,7 +295,8 @@ class Trial:
         saved = checkpoints.fetch(folder, stowed, self.device)
         self.epoch = saved["epoch"]
         self.student.restore(saved["student"])
-        self.method.restore(saved["methods"][self.team.rank])
+        if not self.finished:
+            self.method.restore(saved["methods"][self.team.rank])
         self.history = saved["history"]
         self.best = saved["best"]
         self._best_weights = {key: t.cpu() for key, t in saved["best_weights"].items()}

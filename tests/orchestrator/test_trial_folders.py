@@ -17,6 +17,7 @@ from dfkd.methods.errors import DfkdError, TrialFailed
 from dfkd.methods.team import Alone
 from dfkd.orchestrator import checkpoints, trials
 from dfkd.orchestrator.checkpoints import CHECKPOINT
+from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import HISTORY, SAVING_SHARE, STUDENT, Links, Trial, run_trial
 
@@ -286,7 +287,7 @@ def test_wherever_saving_is_cut_off_the_trial_resumes_exactly(
     rows = run_trial(spec(), stripes_surroundings, folder).history
     assert untimed(rows) == untimed(whole["nayer"].history)
     blocks = set(folder.child(checkpoints.BLOCKS).files())
-    assert blocks == checkpoints.named(checkpoints.read(folder)) != set()
+    assert blocks == checkpoints.named(checkpoints.read(folder))
 
 
 def test_saving_counts_all_that_it_takes(spec, stripes_surroundings, folder, monkeypatch):
@@ -330,3 +331,48 @@ def test_a_failed_trial_has_no_row_of_the_failed_epoch(spec, stripes_surrounding
             trial.step()
     assert [row["epoch"] for row in trial.history] == list(range(1, trial.epoch + 1))
     assert all(math.isfinite(row["score"]) for row in trial.history)
+
+
+# What is left of a trial that ended
+
+
+def kept_by(folder):
+    return set(folder.child(checkpoints.BLOCKS).files())
+
+
+@pytest.fixture
+def running(spec, stripes_surroundings, folder, monkeypatch):
+    """A trial with an epoch to go, whose pool lies in blocks."""
+    monkeypatch.setattr(checkpoints, "LONG", 100)
+    trial = Trial(spec(), stripes_surroundings, folder)
+    for _ in range(EPOCHS - 1):
+        trial.step()
+    trial.save()
+    assert kept_by(folder)
+    return trial
+
+
+def test_a_finished_trial_leaves_no_pool(running, folder, spec, stripes_surroundings):
+    running.step()
+    assert not kept_by(folder)
+    again = Trial(spec(), stripes_surroundings, folder)
+    assert again.finished and equal(weights(again), weights(running))
+
+
+def test_a_trial_that_was_stopped_leaves_no_checkpoint(running, tmp_path):
+    run = Run(Folder.of(str(tmp_path / "run")))
+    run.propose(running.spec)
+    running.folder = run.trial_folder(running.spec.id)
+    running.save()
+    assert kept_by(running.folder)
+    run.end_trial(TrialRecord(spec=running.spec, rows=tuple(running.history), outcome="stopped"))
+    assert not kept_by(running.folder) and running.folder.read(CHECKPOINT) is None
+    assert len(run.history(running.spec.id)) == EPOCHS - 1
+
+
+def test_a_trial_that_failed_keeps_what_it_had(running, tmp_path):
+    run = Run(Folder.of(str(tmp_path / "run")))
+    running.folder = run.trial_folder(running.spec.id)
+    running.save()
+    run.end_trial(TrialRecord(spec=running.spec, outcome="failed", reason="no memory"))
+    assert kept_by(running.folder)
