@@ -15,7 +15,7 @@ from rich.text import Text
 from dfkd.orchestrator.model_card import brief
 from dfkd.orchestrator.requests import definition_name
 from dfkd.orchestrator.runs import Run, TrialRecord
-from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.scores import SCORES, merit
 from dfkd.orchestrator.specs import CONTROL_ID, TrialSpec
 from dfkd.orchestrator.trials import Row
 from dfkd.orchestrator.watching import SweepView
@@ -49,7 +49,7 @@ class Entry:
         if row["epoch"] > self.epoch:
             self.seconds += row.get("seconds", 0.0)
         self.epoch = row["epoch"]
-        if self.best is None or row["score"] >= self.best["score"]:
+        if self.best is None or merit(row) >= merit(self.best):
             self.best = row
 
     @property

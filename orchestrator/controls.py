@@ -35,7 +35,7 @@ from dfkd.search_spaces.files import cache_folder, write_atomically
 from dfkd.search_spaces.task import Task
 from dfkd.search_spaces.teachers import TeacherWeights, every_quarter
 
-VERSION = 1  # raise it when other pools are made: cached ones are then made anew
+VERSION = 2  # raise it when other pools are made: cached ones are then made anew
 NOISE = 0.2  # standard deviation of what makes one more pool of the first, in pixels of [0, 1]
 SHORT = 5.0  # seconds in which nothing is said of how far it is
 

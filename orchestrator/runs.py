@@ -32,7 +32,7 @@ from dfkd.methods.jury import ProbePool, Verdict
 from dfkd.orchestrator import checkpoints
 from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.robustness import Robustness, robustness
-from dfkd.orchestrator.scores import SCORES
+from dfkd.orchestrator.scores import SCORES, merit
 from dfkd.orchestrator.specs import (
     SweepSpec,
     TrialSpec,
@@ -71,8 +71,8 @@ class TrialRecord:
 
     @property
     def best(self) -> Row | None:
-        """The row with the highest score, the latest of equals."""
-        return max(self.rows, key=lambda row: (row["score"], row["epoch"]), default=None)
+        """The row of the highest score, the latest of equals; before learning, any other."""
+        return max(self.rows, key=merit, default=None)
 
     @property
     def robustness(self) -> Robustness | None:

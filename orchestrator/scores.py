@@ -60,4 +60,13 @@ class FidelityScore:
         return statistics.fmean(row["fidelity"] for row in learned[-SMOOTHED:])
 
 
+def merit(row: Mapping[str, Any]) -> tuple[bool, float, int]:
+    """What the best epoch of a trial has most of: the highest score, the latest of equals.
+
+    An epoch in which the student learned goes before all of the warm-up, whose student is as it was
+    initialized: chance answers alike everywhere, and may be nearer to a teacher than a beginner.
+    """
+    return row.get(LEARNED) is not None, row["score"], row["epoch"]
+
+
 SCORES: dict[str, Score] = {"fidelity": FidelityScore(), "accuracy": AccuracyScore()}

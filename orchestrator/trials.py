@@ -28,7 +28,7 @@ from dfkd.methods.student import Student
 from dfkd.methods.team import Alone, Team
 from dfkd.orchestrator import checkpoints
 from dfkd.orchestrator.probes import pools_to_bytes
-from dfkd.orchestrator.scores import Score
+from dfkd.orchestrator.scores import Score, merit
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
 from dfkd.search_spaces.data import Labeled
@@ -139,7 +139,7 @@ class Trial:
         row |= {"began": began, "ended": time.time(), "seconds": now - self._row_at}
         self._row_at = now
         self.history.append(row)
-        if not self.best or row["score"] >= self.best["score"]:
+        if not self.best or merit(row) > merit(self.best):
             self.best = row
             self._keep_best()
         if self.finished:

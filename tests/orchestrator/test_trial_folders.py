@@ -54,11 +54,16 @@ def scored(surroundings, *scores):
 
 @pytest.mark.parametrize(
     ("scores", "best"),
-    [((1, 3, 2, 0), 2), ((3, 1, 2, 0), 1), ((0, 1, 2, 3), 4), ((2, 2, 1, 2), 4), ((0,) * 4, 4)],
+    [((1, 3, 2, 0), 2), ((0, 1, 3, 2), 3), ((0, 1, 2, 3), 4), ((2, 2, 1, 2), 4), ((0,) * 4, 4)],
 )
 def test_the_best_epoch_is_the_last_of_the_highest_score(spec, stripes_surroundings, scores, best):
     result = run_trial(spec(), scored(stripes_surroundings, *scores))
     assert result.best["epoch"] == best
+
+
+def test_no_epoch_of_the_warm_up_is_best_once_the_student_has_learned(spec, stripes_surroundings):
+    trial = Trial(spec(), scored(stripes_surroundings, 9, 1, 2, 0))
+    assert [trial.step() and trial.best["epoch"] for _ in range(EPOCHS)] == [1, 2, 3, 3]
 
 
 @pytest.fixture
@@ -94,12 +99,13 @@ def test_a_resumed_trial_still_knows_its_best_epoch(peaked, folder, spec, stripe
 def test_a_resumed_trial_keeps_its_best_student_from_a_worse_one(
     spec, stripes_surroundings, folder
 ):
-    first = Trial(spec("noise"), scored(stripes_surroundings, 9), folder)
+    first = Trial(spec("noise"), scored(stripes_surroundings, 0, 9), folder)
+    first.step()
     first.step()
     first.save()
-    second = Trial(spec("noise"), scored(stripes_surroundings, 1), folder)
+    second = Trial(spec("noise"), scored(stripes_surroundings, 0, 9, 1), folder)
     second.step()
-    assert second.best["epoch"] == 1
+    assert second.best["epoch"] == 2
     assert equal(load_file(folder.local / STUDENT), weights(first))
 
 
