@@ -179,13 +179,13 @@ class Pixels(Canvas):
         self.values = values.clamp(self.black, self.white).requires_grad_()
         self.half = int(settings.half_steps * settings.synthesis_steps)  # steps at half size
         self.done = 0
-        super().__init__(render=self.images, optimizers=[self.adam()])
+        self.optimizers = [self.adam()]
 
     @property
     def ready(self) -> bool:
         return self.done >= self.half
 
-    def images(self) -> Tensor:
+    def render(self) -> Tensor:
         """[B, channels, H, W] in [0, 1], or half of H and W."""
         images = self.values * self.units.std + self.units.mean
         return images if self.ready else F.avg_pool2d(images, 2, ceil_mode=True)

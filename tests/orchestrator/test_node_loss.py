@@ -11,6 +11,7 @@ from ray_sweeps import Listener, quiet, write_task
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 EPOCHS = 20
+LONG = 150  # steps per epoch: a second or so is left of a trial when its node is lost
 QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -62,7 +63,7 @@ def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes
 
     saboteur = Saboteur(two_nodes)
     result = sweep(
-        write_task(tmp_path, EPOCHS, kd_steps=10),
+        write_task(tmp_path, EPOCHS, kd_steps=LONG),
         trials=2,
         workers=2,
         cpus_per_worker=0.49,
@@ -83,7 +84,7 @@ def test_the_shards_of_a_lost_node_are_gone_and_its_trial_goes_on(two_nodes, tmp
 
     saboteur = Saboteur(two_nodes)
     result = sweep(
-        write_task(tmp_path, EPOCHS, kd_steps=10),
+        write_task(tmp_path, EPOCHS, kd_steps=LONG),
         trials=3,
         share_pools="teacher",
         scheduler="fifo",

@@ -11,8 +11,10 @@ after the sampler test cases of optuna.
 """
 
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -275,6 +277,27 @@ class MethodContract:
         early = tensor_bytes(trial.method.state())
         trial.run(range(20, 200))
         assert tensor_bytes(trial.method.state()) == early
+
+    def test_a_round_leaves_nothing_to_the_garbage_collector(self):
+        trial = self.trial()
+        begin = getattr(trial.method, "begin", None)
+        if begin is None:
+            pytest.skip("this method has no canvas")
+        canvases = []
+
+        def watched(*details):
+            canvas = begin(*details)
+            canvases.append(weakref.ref(canvas))
+            return canvas
+
+        trial.method.begin = watched
+        gc.collect()
+        gc.disable()
+        try:
+            trial.run(range(2))
+            assert canvases and not any(canvas() for canvas in canvases)
+        finally:
+            gc.enable()
 
     def test_metrics_are_finite_numbers_that_json_can_write(self):
         for metrics in self.ran().metrics:

@@ -105,7 +105,10 @@ def sweep_here(task: str, folder: Path, *options: str) -> tuple[int, str, str]:
 
 
 def start_sweep(task: str, folder: Path, *options: str) -> subprocess.Popen[str]:
-    """`dfkd sweep` in a process of its own, which a test may kill."""
+    """`dfkd sweep` in a process of its own, which a test may kill or interrupt.
+
+    A shell's background jobs ignore SIGINT, and so does what they start, unless it is told not to.
+    """
     command = [sys.executable, "-m", "dfkd.cli", "sweep", task, "--storage", str(folder / "runs")]
     return subprocess.Popen(
         [*command, "--name", "s", *options],
@@ -113,6 +116,7 @@ def start_sweep(task: str, folder: Path, *options: str) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
