@@ -302,7 +302,9 @@ def _checkpoint(trial: Rehearsal) -> int:
 
 
 def _gpu_name() -> str:
-    return torch.cuda.get_device_name(0)
+    """Asked in a process of its own: this one forks, which CUDA forbids once it was used."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(torch.cuda.get_device_name, (0,))
 
 
 def main() -> None:
