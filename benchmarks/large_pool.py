@@ -94,6 +94,11 @@ def plan(images: int, epochs: int) -> dict[str, Any]:
     return {"epochs": epochs, "settings": settings | {"pool_capacity": images}}
 
 
+def one_more(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with an epoch that nobody runs."""
+    return {**recipe, "epochs": recipe["epochs"] + 1}
+
+
 def apart(what: Any, *given: Any) -> dict[str, Any]:
     """What a function returns, called in a fresh process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -118,22 +123,23 @@ def trial_of(task: str, recipe: Mapping[str, Any], folder: str) -> Watched:
 
 
 def run(task: str, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """A trial from its start to its end."""
-    trial = trial_of(task, recipe, folder)
+    """A trial from its start to before its last epoch: of one that has ended no pool is left."""
+    trial = trial_of(task, one_more(recipe), folder)
     start, before = time.perf_counter(), memory()["VmRSS"]
     trial.step()
     first = max(trial.peak, memory()["VmHWM"])
-    while not trial.finished:
+    for _ in range(recipe["epochs"] - 1):
         trial.step()
+    trial.save()
     found = {"before": before, "first": first, "seconds": time.perf_counter() - start}
     return found | at_the_end(trial)
 
 
 def resume(task: str, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """A finished trial, begun anew from its folder."""
-    trial_of(task, recipe, f"{folder}-empty")  # what it takes without a checkpoint
+    """That trial, begun anew from its folder."""
+    trial_of(task, one_more(recipe), f"{folder}-empty")  # what it takes without a checkpoint
     before = memory()["VmRSS"]
-    trial = trial_of(task, recipe, folder)
+    trial = trial_of(task, one_more(recipe), folder)
     found = {"before": before, "resumed": memory()["VmHWM"], "seconds": trial.resuming}
     trial.save()
     return found | at_the_end(trial)
