@@ -59,7 +59,8 @@ class Watched(Trial):
         super().save()
         seconds, grown = time.perf_counter() - start, memory()["VmHWM"] - before
         new = sum(size for file, size in files(self.folder).items() if file not in there)
-        images = len(self.method.pool)  # type: ignore[attr-defined]
+        method: Any = self.method
+        images = len(method.pool)
         self.saves.append((images, seconds, new, grown))
 
     def _resume(self, folder: Folder) -> None:
@@ -148,7 +149,8 @@ def resume(task: str, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
 def at_the_end(trial: Watched) -> dict[str, Any]:
     """What the process took, and what the trial left."""
     assert trial.folder is not None, "it has a folder"
-    pool = trial.method.pool  # type: ignore[attr-defined]
+    method: Any = trial.method
+    pool = method.pool
     return {
         "peak": max(trial.peak, memory()["VmHWM"]),
         "saves": trial.saves,

@@ -61,7 +61,8 @@ class Generator(nn.Module):
         layers = len(self.weight)
         spread = self.spread(rows).view(len(rows) // layers, layers, -1).transpose(0, 1)
         mixed = torch.baddbmm(self.bias, spread, self.weight).transpose(0, 1).flatten(0, 1)
-        return self.trunk(self.seed(mixed))  # type: ignore[no-any-return]
+        images: Tensor = self.trunk(self.seed(mixed))
+        return images
 
 
 class PlainLoop:

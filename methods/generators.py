@@ -81,12 +81,14 @@ def enlarged(maps: Tensor, size: Size, convolve: nn.Conv2d) -> Tensor:
     weights that meet the same one leaves a transposed convolution by a 4x4 kernel: the same
     function with 2.25 times fewer products, and the enlarged maps are never stored.
     """
-    if size == tuple(maps.shape[2:]):
-        return convolve(maps)  # type: ignore[no-any-return]
-    if size != (2 * maps.shape[2], 2 * maps.shape[3]):
-        return convolve(F.interpolate(maps, size=size, mode="nearest"))  # type: ignore[no-any-return]
-    pairs = F.avg_pool2d(convolve.weight, 2, stride=1, padding=1, divisor_override=1)  # sums
-    return F.conv_transpose2d(maps, pairs.flip(2, 3).transpose(0, 1), stride=2, padding=1)
+    height, width = maps.shape[2:]
+    if size == (2 * height, 2 * width):
+        pairs = F.avg_pool2d(convolve.weight, 2, stride=1, padding=1, divisor_override=1)  # sums
+        return F.conv_transpose2d(maps, pairs.flip(2, 3).transpose(0, 1), stride=2, padding=1)
+    if size != (height, width):
+        maps = F.interpolate(maps, size=size, mode="nearest")
+    convolved: Tensor = convolve(maps)
+    return convolved
 
 
 def _ladder(size: Size, doublings: int) -> list[Size]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dfkd.methods.consensus import Consensus, consensus
 from dfkd.methods.losses import divergence
+from dfkd.methods.shape import ImageShape
 from dfkd.methods.teacher import Teacher
 
 Network = Callable[[Tensor], Tensor]
@@ -156,5 +157,10 @@ def degenerate(logits: Tensor) -> bool:
 @torch.no_grad()
 def logits_of(network: Network, images: Tensor) -> Tensor:
     """Logits [M, C] of uint8 images [M, channels, H, W], in batches."""
-    at_once = max(1, min(AT_ONCE, VALUES // max(1, images[:1].numel())))
-    return torch.cat([network(part.float() / 255) for part in images.split(at_once)])
+    parts = images.split(at_once(ImageShape(*images.shape[1:])))
+    return torch.cat([network(part.float() / 255) for part in parts])
+
+
+def at_once(shape: ImageShape) -> int:
+    """How many images of this shape are judged in one forward pass, at most."""
+    return max(1, min(AT_ONCE, VALUES // (shape.channels * shape.height * shape.width)))

@@ -13,8 +13,8 @@ from dfkd.methods.losses import Moments
 def channel_moments(maps: Tensor) -> Moments:
     """Mean and biased variance per channel, [K] each, of feature maps [B, K, h, w].
 
-    On a CPU by matrix products: with its gradient several times faster than torch.var_mean, where
-    these statistics took more of a synthesis step than the convolutions did.
+    On a CPU by matrix products: with its gradient several times faster than torch.var_mean
+    (docs/performance.md).
     """
     if maps.device.type != "cpu":
         variance, mean = torch.var_mean(maps, dim=(0, 2, 3), unbiased=False)

@@ -2,7 +2,7 @@
 
 The trial is the planned one, with its networks and image sizes, in a run folder that is thrown
 away. Where whole batches would take too long, or more memory than there is, smaller ones are
-measured, of two sizes, for `plans` to draw a line through. Peaks of memory never fall within a
+measured, of two sizes, for `estimates` to draw a line through. Peaks of memory never fall within a
 process, so each size has one to itself: a fork that starts with everything imported. It does not
 count the pages of libraries that only its parent has touched; they are added.
 """
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from dfkd.methods import load_method
 from dfkd.methods.errors import DfkdError
-from dfkd.methods.jury import AT_ONCE, PROBES, logits_of
+from dfkd.methods.jury import PROBES, at_once, logits_of
 from dfkd.methods.random_streams import stream
 from dfkd.methods.settings import build
+from dfkd.orchestrator.estimates import Measured, Point, Sample, extrapolated
 from dfkd.orchestrator.gauges import Gauge, resident
-from dfkd.orchestrator.plans import Measured, Point, Sample, extrapolated
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.specs import TrialSpec
@@ -184,13 +184,13 @@ def _apart(order: Order, most: int, length: int) -> tuple[Point, float]:
     process.start()
     there.close()
     try:
-        found = here.recv()
+        found: tuple[Point, float] | str = here.recv()
     except EOFError:
         found = f"it ended without a word (signal {-(process.exitcode or 0)}); out of memory?"
     process.join()
     if isinstance(found, str):
         raise RuntimeError(found)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _send(there: Any, order: Order, most: int, length: int, inherited: int) -> None:
@@ -219,7 +219,7 @@ def _point(order: Order, most: int, length: int) -> tuple[Point, float]:
     program = resident() - tensor_bytes(around.teacher.state)
     trial = Rehearsal(spec, around, device=device)
     warmup, learning = _samples(trial, warm=settings.warmup > 0)
-    judged = min(AT_ONCE, max(1, _judged(around)))
+    judged = min(at_once(around.task.shape), max(1, _judged(around)))
     if batches != _batches(order, WHOLE):
         judged = min(judged, most)
     per_image = _judge(trial, probes[:judged] if len(probes) else _probes(around, judged))

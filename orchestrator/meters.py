@@ -12,7 +12,7 @@ from typing import Any
 from dfkd.methods.effort import Effort
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.clusters import Resources
-from dfkd.orchestrator.plans import Measured, Point, Sample
+from dfkd.orchestrator.estimates import Measured, Point, Sample
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
 from dfkd.orchestrator.storage import Folder

@@ -10,9 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from dfkd.orchestrator import rendering
+from dfkd.orchestrator.estimates import ACTIVITIES, MemoryPlan
 from dfkd.orchestrator.inventory import Node
 from dfkd.orchestrator.planning import Say, make_plan
-from dfkd.orchestrator.plans import ACTIVITIES, MemoryPlan
 from dfkd.orchestrator.quantities import bytes_as_text, seconds_as_text
 from dfkd.orchestrator.requests import SweepRequest
 from dfkd.orchestrator.sweep_plans import Cost, SweepPlan, TrialPlan
@@ -85,7 +85,7 @@ def _measured(plan: SweepPlan, trial: TrialPlan) -> Iterator[str]:
     yield f"  at the recipe {recipe}"
     if trial.varied:
         varied = ", ".join(f"{key}: {how}" for key, how in trial.varied.items())
-        yield f"  which the search varies, and with it what a trial takes: {varied}"
+        yield f"  which the search varies, and with some of it what a trial takes: {varied}"
     if trial.timed_elsewhere:
         yield (
             "  trials would run on a GPU, and there is none here: what they take there in time is "

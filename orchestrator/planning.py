@@ -16,9 +16,17 @@ from typing import Any
 import ray
 
 from dfkd.methods import load_method
-from dfkd.methods.jury import AT_ONCE, PROBES
-from dfkd.methods.settings import build
+from dfkd.methods.jury import PROBES, at_once
+from dfkd.methods.settings import build, describe
 from dfkd.orchestrator.clusters import Resources, ray_cluster
+from dfkd.orchestrator.estimates import (
+    Measured,
+    Schedule,
+    asha_share,
+    host_beside_a_gpu,
+    memory_plan,
+    time_plan,
+)
 from dfkd.orchestrator.inventory import (
     Inventory,
     address_of,
@@ -28,14 +36,6 @@ from dfkd.orchestrator.inventory import (
 )
 from dfkd.orchestrator.measuring import CONTROL_POOLS
 from dfkd.orchestrator.meters import Meter, NotMeasured, measure_apart
-from dfkd.orchestrator.plans import (
-    Measured,
-    Schedule,
-    asha_share,
-    host_beside_a_gpu,
-    memory_plan,
-    time_plan,
-)
 from dfkd.orchestrator.pool_service import STORE_SHARE
 from dfkd.orchestrator.requests import SweepRequest, plan_sweep
 from dfkd.orchestrator.runs import CONTROLS, JURY, RESULTS, TEACHER
@@ -55,28 +55,6 @@ MEMORY_SHARE = 0.5  # of what is free, for measuring
 CLUSTER_PATIENCE = 300.0  # seconds for a worker of a cluster to measure
 ROW = 1500  # bytes of an epoch in a trial's JSON files and the results, about
 EXPORTED = 3  # times the student's weights: as weights, as a program, and what describes them
-COSTLY = (  # settings that decide what a trial costs, beside the networks
-    "batch_size",
-    "kd_batch_size",
-    "synthesis_steps",
-    "kd_steps",
-    "warmup",
-    "warmup_rounds",
-    "rounds",
-    "resolutions",
-    "student_steps",
-    "generator_steps",
-    "memory_steps",
-    "tune_steps",
-    "noisy_layers",
-    "negatives",
-    "pool_capacity",
-    "bank_capacity",
-    "bank_size",
-    "insert_share",
-    "replay_share",
-    "held_out",
-)
 
 Say = Callable[[str], None]
 MeasureTrial = Callable[[SweepSpec, TrialSpec, Resources, float], Measured]
@@ -201,7 +179,7 @@ def _trial_plan(
 ) -> TrialPlan:
     plan, kind = spec.methods[name], load_method(name)
     settings: Any = build(kind.settings_class, plan.recipe, name)
-    decisive = [key for key in COSTLY if hasattr(settings, key)]
+    decisive = _decisive(kind.settings_class)
     known = TrialPlan(
         method=name,
         trials=trials,
@@ -232,6 +210,14 @@ def _trial_plan(
     )
 
 
+def _decisive(settings_class: type) -> list[str]:
+    """The settings that may decide what a trial costs, whatever the method calls them.
+
+    Whole numbers and words: sizes, counts, resolutions, precision. Rates and weights cost nothing.
+    """
+    return [key for key, known in describe(settings_class).items() if known.type in (int, str)]
+
+
 def _schedule(spec: SweepSpec, settings: Any, method: str, workers: int) -> Schedule:
     """A trial of these settings, counted."""
     effort = load_method(method).effort
@@ -249,7 +235,7 @@ def _schedule(spec: SweepSpec, settings: Any, method: str, workers: int) -> Sche
         images={
             "synthesis": getattr(settings, "batch_size", kd),
             "distillation": kd,
-            "judging": min(AT_ONCE, PROBES if judged else max(1, tested)),
+            "judging": min(at_once(spec.task.shape), PROBES if judged else max(1, tested)),
         },
     )
 
@@ -257,10 +243,18 @@ def _schedule(spec: SweepSpec, settings: Any, method: str, workers: int) -> Sche
 def _stores_of_search(spec: SweepSpec, name: str) -> Iterator[Mapping[str, int]]:
     """What the method's stores hold at the end, for all ends of what the search varies of them."""
     plan, kind = spec.methods[name], load_method(name)
-    varied = {key: ends(plan.search[key]) for key in COSTLY if key in plan.search}
+
+    def kept(changes: Mapping[str, Any]) -> Mapping[str, int]:
+        return kind.kept(build(kind.settings_class, {**plan.recipe, **changes}, name), spec.epochs)
+
+    usual = kept({})
+    varied = {
+        key: ends(dimension)
+        for key, dimension in plan.search.items()
+        if any(kept({key: end}) != usual for end in ends(dimension))
+    }
     for chosen in itertools.product(*varied.values()):
-        recipe = {**plan.recipe, **dict(zip(varied, chosen, strict=True))}
-        yield kind.kept(build(kind.settings_class, recipe, name), spec.epochs)
+        yield kept(dict(zip(varied, chosen, strict=True)))
 
 
 def _expected_share(spec: SweepSpec, trials: int) -> float | None:

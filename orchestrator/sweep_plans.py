@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.estimates import Measured, MemoryPlan, TimePlan
 from dfkd.orchestrator.inventory import Inventory, Node
-from dfkd.orchestrator.plans import Measured, MemoryPlan, TimePlan
 from dfkd.orchestrator.quantities import bytes_as_text
 
 HOUR = 3600.0

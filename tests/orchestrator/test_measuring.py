@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.estimates import memory_plan
 from dfkd.orchestrator.gauges import peak, reset_peak, resident
 from dfkd.orchestrator.meters import Meter, NotMeasured, measured_from_json
-from dfkd.orchestrator.plans import memory_plan
 from dfkd.orchestrator.requests import SweepRequest, plan_sweep
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dfkd.methods.effort import Effort
-from dfkd.orchestrator.plans import Measured, Point, Sample
+from dfkd.orchestrator.estimates import Measured, Point, Sample
 
 MB = 1_000_000
 

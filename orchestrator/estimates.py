@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dfkd.methods.effort import Effort
+from dfkd.methods.pieces import PIECE
 
-CHECKPOINT_BLOCK = 64_000_000  # bytes of a checkpoint that are in memory at once while it is saved
 ACTIVITIES = ("synthesis", "distillation", "judging")
 
 
@@ -119,7 +119,7 @@ class MemoryPlan:
     pool: int
     """The method's stores at their largest."""
     checkpoint: int
-    """The block of it that is in memory while it is saved; 0 on a GPU."""
+    """The piece of it that is in memory while it is saved; 0 on a GPU."""
 
     @property
     def total(self) -> int:
@@ -216,7 +216,7 @@ def memory_plan(
     busiest = max(ACTIVITIES, key=steps.__getitem__)
     stores = round(sum(count * last.rows.get(name, 0.0) for name, count in rows.items()))
     on_host = not gpu and not measured.on_gpu
-    saved = min(CHECKPOINT_BLOCK, last.checkpoint + stores)
+    saved = min(PIECE, last.checkpoint + stores)
     return MemoryPlan(
         program=0 if gpu else last.program,
         networks=last.networks if there or gpu else 0,
@@ -239,7 +239,7 @@ def host_beside_a_gpu(measured: Measured) -> MemoryPlan:
         step=0,
         busiest=ACTIVITIES[0],
         pool=0,
-        checkpoint=CHECKPOINT_BLOCK,
+        checkpoint=PIECE,
     )
 
 

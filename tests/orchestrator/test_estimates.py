@@ -9,8 +9,8 @@ from measurements import MB, measured, point, sample
 from ray.tune.experiment.trial import Trial as TuneTrial
 
 from dfkd.methods.effort import Effort
-from dfkd.orchestrator.plans import (
-    CHECKPOINT_BLOCK,
+from dfkd.methods.pieces import PIECE
+from dfkd.orchestrator.estimates import (
     Schedule,
     asha_share,
     extrapolated,
@@ -97,7 +97,7 @@ def test_a_pool_at_its_largest_takes_the_place_of_the_one_that_was_measured():
 
 def test_a_checkpoint_counts_by_one_block_whatever_the_pool():
     plan = memory_plan(measured(), IMAGES, {"pool": 70 * MB}, gpu=False)
-    assert plan.checkpoint == CHECKPOINT_BLOCK
+    assert plan.checkpoint == PIECE
 
 
 def test_memory_of_larger_batches_lies_on_the_line_through_two_points():
