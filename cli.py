@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
@@ -15,13 +16,12 @@ from typer.core import TyperGroup
 
 from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.orchestrator.options import DEFAULT_STORAGE, SweepOptions, default, flags
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dfkd.orchestrator.sweeps import SweepResult
-
-STORAGE = "dfkd-runs"
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -74,48 +74,56 @@ PoolArgument = Annotated[
 ]
 Storage = Annotated[str, typer.Option(help="Where run folders lie: a path, s3://, gs://.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
-Epochs = Annotated[int | None, typer.Option(help="Epochs per trial; default: the task's.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Fix a setting; `dfkd methods M` lists them."),
-]
-Teacher = Annotated[
-    str | None, typer.Option(help="[NETWORK:]FILE, NETWORK:TAG, or one of the task's `teachers`.")
-]
-Student = Annotated[str | None, typer.Option(metavar="NETWORK", help="As resnet18, wrn-16-1.")]
 Data = Annotated[str | None, typer.Option(metavar="PATH", help="Labeled images to measure with.")]
-Select = Annotated[
-    str, typer.Option(help="What ranks students: fidelity (no data), or accuracy, an oracle.")
-]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
-Name = Annotated[str | None, typer.Option(help="The run folder's name; default: TASK-DATE-TIME.")]
-CpusPerWorker = Annotated[float, typer.Option(help="CPU cores, and threads, of each worker.")]
 Concurrent = Annotated[int | None, typer.Option(help="Trials at once; default: as many as fit.")]
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
 ]
-SharePools = Annotated[
-    str,
-    typer.Option(
-        help="exact: what several trials would make alike is made once, with the same results. "
-        "teacher: trials also learn from each other's images, and make fewer. off."
-    ),
-]
-KeepPool = Annotated[bool, typer.Option("--keep-pool", help="Keep the images: `dfkd pool --help`.")]
-FromPool = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Learn from a kept pool: a sweep, folder or URI.")
-]
-ExportDir = Annotated[str | None, typer.Option(help="Copy the student here too.")]
-GpusPerWorker = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 shares one.")]
+IN_PROCESS = (  # the options of a sweep that mean something for one trial without Ray
+    *("methods", "epochs", "gpus_per_worker", "cpus_per_worker", "select", "keep_pool"),
+    *("from_pool", "settings", "teacher", "student", "data", "seed", "name", "storage"),
+    "export_dir",
+)
+
+Command = Callable[..., None]
 
 
-def request_fields(context: typer.Context) -> dict[str, Any]:
-    """What was typed, as the fields of a SweepRequest."""
-    fields = {key: v for key, v in context.params.items() if key not in ("json", "dry_run")}
-    method = fields.pop("method")
-    fields["methods"] = (method,) if isinstance(method, str) else tuple(method)
-    fields["settings"] = settings_in(fields.pop("set_"))
-    return fields
+def taking(kind: type, *names: str) -> Callable[[Command], Command]:
+    """Give a command the fields of a dataclass as options: all of them, or those named.
+
+    They stand behind the command's arguments and before its own options, and reach it through
+    `**given`, from which `asked` makes the fields' values.
+    """
+    types = get_type_hints(kind)
+    chosen = [one for one in fields(kind) if not names or one.name in names]
+
+    def parameter(one: Any) -> inspect.Parameter:
+        several = get_origin(types[one.name]) in (tuple, Mapping)
+        about = {key: one.metadata[key] for key in ("help", "metavar") if one.metadata.get(key)}
+        typed: Any = list[str] if several else types[one.name]
+        return inspect.Parameter(
+            one.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=list(default(one)) if several else default(one),
+            annotation=Annotated[typed, typer.Option(flags(one), **about)],
+        )
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        named = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        arguments = [p for p in named if p.default is inspect.Parameter.empty]
+        options = [p for p in named if p.default is not inspect.Parameter.empty]
+        together = [*arguments, *map(parameter, chosen), *options]
+        command.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def asked(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, as the fields of the dataclass that the options are from."""
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    return {**values, "settings": settings_in(given["settings"])}
 
 
 def settings_in(pairs: list[str] | None) -> dict[str, str | None]:
@@ -125,43 +133,14 @@ def settings_in(pairs: list[str] | None) -> dict[str, str | None]:
 
 
 @app.command()
+@taking(SweepOptions)
 def sweep(
-    context: typer.Context,
     task: TaskArgument,
-    trials: Annotated[int, typer.Option(help="How many recipes to try.")] = 16,
-    method: Annotated[
-        list[str], typer.Option(help="Repeat to compare, or `all`; trials are dealt out.")
-    ] = ["nayer"],  # noqa: B006 - Typer copies it
-    epochs: Epochs = None,
-    workers: Annotated[int, typer.Option(help="Ray Train workers per trial.")] = 1,
-    gpus_per_worker: GpusPerWorker = 0.0,
-    cpus_per_worker: CpusPerWorker = 1.0,
-    concurrent: Concurrent = None,
-    scheduler: Annotated[str, typer.Option(help="asha, median or fifo: who is stopped.")] = "asha",
-    search: Annotated[str, typer.Option(help="optuna (TPE) or random.")] = "optuna",
-    select: Select = "fidelity",
-    share_pools: SharePools = "exact",
-    pool_budget: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="For shared images, per node, as 2GiB."),
-    ] = None,
-    pool_policy: Annotated[
-        str, typer.Option(help="Who leaves a full pool: ring, append, reservoir, priority.")
-    ] = "ring",
-    keep_pool: KeepPool = False,
-    from_pool: FromPool = None,
-    set_: Settings = None,
-    teacher: Teacher = None,
-    student: Student = None,
-    data: Data = None,
-    seed: Seed = 0,
-    control: Annotated[bool, typer.Option(help="Also run the noise control.")] = True,
-    name: Name = None,
-    storage: Storage = STORAGE,
-    address: Address = None,
-    export_dir: ExportDir = None,
     json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Plan only: memory, hours, files.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan only: memory, hours, files.")
+    ] = False,
+    **given: Any,
 ) -> None:
     """Search TASK for the recipe whose student is best, and export that student.
 
@@ -170,41 +149,23 @@ def sweep(
     the command, 130 interrupted (the state is saved).
     """
     if dry_run:
-        show_plan(request_fields(context), json)
+        show_plan({"task": task, **asked(given)}, json)
         return
     from dfkd.orchestrator import sweep as run
 
-    carry_out(run, json, **request_fields(context))
+    carry_out(run, json, task=task, **asked(given))
 
 
 @app.command()
-def distill(
-    context: typer.Context,
-    task: TaskArgument,
-    method: Annotated[str, typer.Option(help="See `dfkd methods`.")] = "nayer",
-    epochs: Epochs = None,
-    gpus_per_worker: GpusPerWorker = 0.0,
-    cpus_per_worker: CpusPerWorker = 1.0,
-    select: Select = "fidelity",
-    keep_pool: KeepPool = False,
-    from_pool: FromPool = None,
-    set_: Settings = None,
-    teacher: Teacher = None,
-    student: Student = None,
-    data: Data = None,
-    seed: Seed = 0,
-    name: Name = None,
-    storage: Storage = STORAGE,
-    export_dir: ExportDir = None,
-    json: Json = False,
-) -> None:
+@taking(SweepOptions, *IN_PROCESS)
+def distill(task: TaskArgument, json: Json = False, **given: Any) -> None:
     """Run one recipe, the task's own as set, in this process and without Ray."""
     import torch
 
     from dfkd.orchestrator import distill as run
 
-    torch.set_num_threads(max(1, int(cpus_per_worker)))
-    carry_out(run, json, **request_fields(context))
+    torch.set_num_threads(max(1, int(given["cpus_per_worker"])))
+    carry_out(run, json, task=task, **asked(given))
 
 
 @app.command()
@@ -213,7 +174,7 @@ def resume(
     trials: Annotated[int | None, typer.Option(help="More trials than were asked for.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     json: Json = False,
 ) -> None:
     """Finish the interrupted sweep NAME: what is done stays, the rest runs."""
@@ -265,7 +226,7 @@ def evaluate(
     ],
     task: Annotated[str | None, typer.Option(help="Default: that of its sweep.")] = None,
     data: Data = None,
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     json: Json = False,
 ) -> None:
     """Measure an exported student's accuracy, and how it agrees with its teacher."""
@@ -282,7 +243,7 @@ def export(
     to: Annotated[str, typer.Option(help="The folder to write.")],
     trial: Annotated[str | None, typer.Option(help="Default: the best.")] = None,
     format: Annotated[list[str] | None, typer.Option(help="safetensors, pt2, pt; repeat.")] = None,
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write a student of sweep NAME again: another trial's, or in another format."""
     from dfkd.orchestrator.catalog import export_again
@@ -294,7 +255,7 @@ def export(
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: latest.")] = None,
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     json: Json = False,
 ) -> None:
     """Show a sweep's leaderboard as its run folder tells it, running or not."""
@@ -307,7 +268,7 @@ def status(
 
 
 @app.command()
-def runs(storage: Storage = STORAGE, json: Json = False) -> None:
+def runs(storage: Storage = DEFAULT_STORAGE, json: Json = False) -> None:
     """List the sweeps in a storage folder."""
     from dfkd.orchestrator import rendering
     from dfkd.orchestrator.catalog import summary
@@ -320,7 +281,7 @@ def runs(storage: Storage = STORAGE, json: Json = False) -> None:
 
 
 @pool.command("ls")
-def list_pool(name: PoolArgument, storage: Storage = STORAGE, json: Json = False) -> None:
+def list_pool(name: PoolArgument, storage: Storage = DEFAULT_STORAGE, json: Json = False) -> None:
     """List the files of a pool: where their images come from, and how many of each class.
 
     For example: dfkd pool ls mine. Images are not read, so it is fast on large pools too. What
@@ -340,7 +301,7 @@ def show_pool(
     name: PoolArgument,
     to: Annotated[str, typer.Option(help="The .png file to write.")] = "pool.png",
     per_class: Annotated[int, typer.Option(help="Images in a row, at most.")] = 10,
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Draw some images of each class, one class a row, the same ones every time.
 
@@ -358,7 +319,7 @@ def export_pool(
     name: PoolArgument,
     to: Annotated[str, typer.Option(metavar="DIR", help="A new or empty folder.")],
     format: Annotated[str, typer.Option(help="imagefolder or webdataset.")] = "imagefolder",
-    storage: Storage = STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write all images for other programs, as image files or as tar files.
 
@@ -434,7 +395,7 @@ def embed(
 
 
 @app.command()
-def doctor(storage: Storage = STORAGE, address: Address = None) -> None:
+def doctor(storage: Storage = DEFAULT_STORAGE, address: Address = None) -> None:
     """Check what is installed, which devices there are, if Ray starts, if storage is writable."""
     from dfkd.orchestrator.doctor import examine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import yaml
 
 from dfkd.methods import CONTROL, METHODS
 from dfkd.methods.errors import ConfigError, unknown
-from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.keepers import POLICIES
+from dfkd.orchestrator.options import SweepOptions
 from dfkd.orchestrator.pools import find_pool, require_drawable
 from dfkd.orchestrator.quantities import parse_bytes
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run, find_runs
@@ -39,56 +39,16 @@ from dfkd.search_spaces.sources import is_named
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import find_teacher, planned_teacher, teacher_from_bytes
 
-DEFAULT_STORAGE = "dfkd-runs"
 SHARING = ("exact", "teacher", "off")
 ALL = "all"  # every method but the control
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRequest:
-    """Everything that `dfkd sweep` can be asked; the fields are its options."""
+class SweepRequest(SweepOptions):
+    """A task, and everything that `dfkd sweep` can be asked of it."""
 
     task: str
     """A task's name, or the path of a task's YAML file."""
-    trials: int = 16
-    methods: tuple[str, ...] = ("nayer",)
-    """Names, or `all`."""
-    epochs: int | None = None
-    """None: the task's own."""
-    workers: int = 1
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
-    concurrent: int | None = None
-    """Trials at once at most; None: as many as fit."""
-    scheduler: str = "asha"
-    search: str = "optuna"
-    select: str = "fidelity"
-    share_pools: str = "exact"
-    """exact: what several trials would make alike is made once, which changes no result; teacher:
-    trials are also taught from each other's shards; off: each makes and keeps its own."""
-    pool_budget: str | None = None
-    """Memory for what is shared, on each node, as 500M; None: 30 % of its object store."""
-    pool_policy: str = "ring"
-    """Which shards give way in a full pool (keepers.Store)."""
-    keep_pool: bool = False
-    """Write every shard to the run folder too, as Arrow files."""
-    from_pool: str | None = None
-    """A pool that was kept, by its sweep's name or its folder: trials draw from it."""
-    settings: Mapping[str, str | Value] = field(default_factory=dict)
-    """Settings fixed for all trials, `preset` included; what is set is not searched."""
-    teacher: str | None = None
-    """One of the task's further teachers by name, or [NETWORK:]FILE; None: the task's own."""
-    student: str | None = None
-    data: str | None = None
-    """Labeled images to measure accuracy on: an .npz file or a folder."""
-    seed: int = 0
-    control: bool = True
-    """Also run the noise control, at the same budget."""
-    name: str | None = None
-    storage: str = DEFAULT_STORAGE
-    address: str | None = None
-    export_dir: str | None = None
-    """Copy best/ here too."""
 
     def problems(self) -> list[str]:
         """What is wrong with it before looking at the task."""
