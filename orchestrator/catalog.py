@@ -73,16 +73,20 @@ def figures(record: TrialRecord) -> dict[str, Any]:
 
 
 def outcome(result: SweepResult) -> dict[str, Any]:
-    """How a sweep ended, as JSON values."""
+    """How a sweep ended, as JSON values; all that its summary for people says (outcomes.py)."""
     verdict = result.verdicts.get(result.best.spec.id)
     return {
         "name": result.run.name,
         "best": result.best.spec.id,
         "method": result.best.spec.method,
         "recipe": dict(result.best.spec.recipe),
+        "searched": list(result.best.spec.searched),
+        "outcome": result.best.outcome,
         "score": (result.best.best or {})["score"],
         "accuracy": (result.best.best or {}).get("accuracy"),
+        "judged": bool(result.verdicts),
         "verdict": verdict.as_json() if verdict else None,
+        "control": _control(result),
         "sureness": result.run.sureness(),
         "jury_against_accuracy": result.run.jury_against_accuracy(),
         "teacher_accuracy": result.teacher_accuracy,
@@ -96,6 +100,16 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "failed": {record.spec.id: record.reason for record in result.failed},
         "exported": result.exported.uri,
         "seconds": result.seconds,
+    }
+
+
+def _control(result: SweepResult) -> dict[str, Any] | None:
+    if result.control is None:
+        return None
+    verdict = result.verdicts.get(result.control.spec.id)
+    return {
+        "outcome": result.control.outcome,
+        "verdict": verdict.as_json() if verdict else None,
     }
 
 

@@ -93,14 +93,20 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweepFailed(f"Ray cannot be reached at {address}: {error}") from None
-    if threading.current_thread() is threading.main_thread() and callable(on_request):
-        signal.signal(signal.SIGTERM, on_request)  # Ray's ends in an abort, after all was saved
+    _answer_sigterm(on_request)  # Ray's own answer ends in an abort, after all was saved
     if address == "local":
         use_running_workers()
     try:
         yield
     finally:
         ray.shutdown()
+        _answer_sigterm(on_request)  # Ray has left none: the export would just be killed
+
+
+def _answer_sigterm(handler: Any) -> None:
+    """Set the handler again; only a main thread may have one."""
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
 
 
 def wait_for_room(

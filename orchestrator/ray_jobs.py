@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import logging
 import os
 import re
 import shlex
@@ -39,6 +40,11 @@ BEFOREHAND = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # files are found from where a process starts: shipping.py
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING),
 }
+CHATTY = (
+    "ray._private.runtime_env.packaging",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+)
 STATUSES: Mapping[str, Status] = {
     "PENDING": "pending",
     "RUNNING": "running",
@@ -251,6 +257,9 @@ def _set(name: str, value: str | None) -> None:
 def _bounded_client(address: str) -> Any:
     """Ray's client, with a limit to how long a request may take, by a private hook."""
     from ray.job_submission import JobSubmissionClient
+
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class Bounded(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:

@@ -12,13 +12,14 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ray_sweeps import descendants, wait_until
 
 
 @contextmanager
 def ray_head(cpus: int) -> Iterator[str]:
-    """The address of its dashboard. It listens on loopback only, and ends with the block."""
+    """The address of its dashboard, which listens on loopback; all ends with the block."""
     dashboard, gcs, agent, client = free_ports(4)
     folder = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it: its path must be short
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
@@ -35,7 +36,7 @@ def ray_head(cpus: int) -> Iterator[str]:
     try:
         wait_until(lambda: answers(address) or head.poll() is not None)
         if head.poll() is not None:
-            raise AssertionError(open(f"{folder}/printed").read())
+            raise AssertionError(Path(folder, "printed").read_text())
         yield address
     finally:
         for pid in (head.pid, *descendants(head.pid)):
