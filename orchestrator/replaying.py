@@ -97,8 +97,7 @@ class Replay:
         self._watcher.say(text)
 
     def _sweep_started(self, event: Event) -> None:
-        self.close()  # another driver, after the loss of the first
-        self._view = SweepView(
+        view = SweepView(
             name=event["name"],
             task=event["task"],
             score=event["score"],
@@ -107,9 +106,10 @@ class Replay:
             teacher_accuracy=event["teacher_accuracy"],
             began=event["time"],
         )
-        self._known, self._awaited = [], event["records"]
-        self.outcome = None
-        if not self._awaited:
+        awaited = event["records"]
+        self.close()  # another driver's, which was lost
+        self._view, self._known, self._awaited, self.outcome = view, [], awaited, None
+        if not awaited:
             self._start()
 
     def _trial_known(self, event: Event) -> None:

@@ -123,5 +123,5 @@ def test_an_interpreter_that_is_not_there_is_told(cluster, tmp_path):
 
 
 def test_an_unknown_job_is_named_with_the_nearest(story, cluster):
-    with pytest.raises(ConfigError, match="no job 'sx'.*Did you mean 's'"):
+    with pytest.raises(ConfigError, match=r"no job 'sx'.*Did you mean 's'"):
         cluster.state("sx")
