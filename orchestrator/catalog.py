@@ -113,6 +113,27 @@ def _control(result: SweepResult) -> dict[str, Any] | None:
     }
 
 
+def outcome_of(run: Run) -> dict[str, Any] | None:
+    """How the sweep of a run folder ended, as `outcome` says it; None if it has not finished."""
+    facts = run.facts()
+    if facts["state"] != "finished":
+        return None
+    records = {record.spec.id: record for record in run.records()}
+    metrics = run.folder.read_json(f"{BEST}/metrics.json") or {}
+    result = SweepResult(
+        run=run,
+        records=list(records.values()),
+        best=records[facts["best"]["trial"]],
+        control=records.get(CONTROL_ID),
+        exported=run.folder.child(BEST),
+        teacher_accuracy=metrics.get("teacher_accuracy"),
+        select=facts["definition"]["select"],
+        verdicts=run.verdicts(),
+        seconds=facts["seconds"],
+    )
+    return outcome(result)
+
+
 def export_again(
     name: str, storage: str, to: str, trial: str | None, formats: Sequence[str]
 ) -> Folder:

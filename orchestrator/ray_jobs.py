@@ -180,8 +180,8 @@ class RayJobs:
         told = "\n".join(lines)[-2000:].strip() or "no reason is known"
         if found.driver_exit_code == 127 or "No module named" in told:
             told += (
-                f"\nthe cluster's `{self.python}` is not the one with Ray and torch; name that one "
-                f"by its path: --python PATH, or {PYTHON}"
+                f"\n`{self.python}` on the cluster's head is not the interpreter that has Ray and "
+                f"torch; name that one by its path in {PYTHON}"
             )
         return told
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dfkd.methods.errors import ConfigError
+from dfkd.orchestrator import catalog
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.watching import JsonLines, Silent
@@ -128,6 +129,16 @@ def test_trials_that_have_ended_are_not_read_again(run, monkeypatch):
     with run.lock(), pytest.raises(KeyboardInterrupt):
         watch(run, Patient(), every=0.001)
     assert sum("trials/t000" in name for name in reads) == 2  # its recipe and its result
+
+
+def test_a_finished_run_tells_how_it_ended_as_its_sweep_did(done):
+    told, here = catalog.outcome_of(done.run), catalog.outcome(done)
+    assert {**told, "seconds": 0.0} == {**here, "seconds": 0.0}
+
+
+def test_a_run_that_goes_on_has_no_outcome(run):
+    run.note(state="running")
+    assert catalog.outcome_of(run) is None
 
 
 def test_a_run_that_is_not_there_is_a_mistake(tmp_path):
