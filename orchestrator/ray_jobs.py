@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -35,7 +35,8 @@ RECONNECTIONS = 30  # and how often in a row
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SWEEP = "dfkd_sweep"  # the name by which a job's metadata knows its sweep
 PYTHON = "DFKD_CLUSTER_PYTHON"
-HEADING = "Running entrypoint for job "  # Ray's own first line of a log
+OF_RAY = re.compile(r"Running entrypoint for job |\d{4}-\d\d-\d\d .*INFO \S+\.py:\d+ -- ")
+"""Lines of a log that Ray wrote about itself."""
 BEFOREHAND = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # files are found from where a process starts: shipping.py
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING),
@@ -108,9 +109,10 @@ class RayJobs:
             passed = 0
             for line in _tail(client, id):
                 passed += 1
-                if not line.startswith(HEADING):
+                if not OF_RAY.match(line):
                     yield line
-            yield from filter(None, client.get_job_logs(id).split("\n")[passed:])
+            with suppress(OSError, RuntimeError):  # what follows the last newline, if anything
+                yield from filter(None, client.get_job_logs(id).split("\n")[passed:])
 
     def stop(self, name: str) -> None:
         """End the job, and wait until it has ended, at most a minute and a half."""
@@ -274,18 +276,18 @@ def _tail(client: Any, id: str) -> Iterator[str]:
 
     passed, breaks = 0, 0
     while True:
-        number, reason = 0, "it was closed"
+        reason = "it was closed"
         try:
             for number, line in enumerate(_lines(client.tail_job_logs(id)), 1):
                 if number > passed:
                     passed, breaks = number, 0
                     yield line
+            if client.get_job_info(id).status.is_terminal():
+                return
         except TimeoutError:
             breaks = -1  # a quiet job is no broken connection, but may look like one
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # of requests' too
             reason = str(error)
-        if client.get_job_info(id).status.is_terminal():
-            return
         breaks += 1
         if breaks > RECONNECTIONS:
             raise DfkdError(f"the log of job {id} breaks off again and again: {reason}")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"{address}/api/version", timeout=5):
             return True
+    except urllib.error.HTTPError:
+        return True  # that it wants a token
     except OSError:
         return False
 
