@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray._private.worker
 
 from dfkd.methods.errors import ConfigError, SweepFailed
 from dfkd.orchestrator.quick_start import use_running_workers
@@ -30,6 +31,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: see sweeps.py
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # see TuneSearch.suggest
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # told by the bookkeeper
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",  # see tuning.py
 }
 
@@ -92,6 +94,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if address == "local" and " " in sys.executable:  # Ray starts workers by an unquoted command
         own["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     on_request = signal.getsignal(signal.SIGTERM)
+    ray._private.worker.print_to_stdstream = _silent
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -104,3 +107,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _silent(*lines: Any, **options: Any) -> None:
+    """Instead of what prints pages from a lost node's log on standard output, which is ours."""

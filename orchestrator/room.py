@@ -2,18 +2,19 @@
 
 Nodes come and go while a sweep runs. Where Ray's autoscaler looks after the cluster, it adds nodes
 for what is asked and cannot be placed: so the sweep asks, by placement groups that nothing runs in,
-for the room of trials that it would like to run. They end with its job, however that ends.
+for the room of trials that it would like to run. Elsewhere they wait for nothing, and cost nothing.
+They end with its job, however that ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+import ray._private.worker
 from ray._private.state import available_resources_per_node, state
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -54,8 +55,8 @@ class Room:
     def ask_for(self, trials: int) -> None:
         """Have room asked for `trials` more than there is room for; 0: ask no longer.
 
-        Does nothing where nobody would add nodes, and while there is room that is free. Looks at
-        most once a second.
+        Does nothing on a Ray of our own, to which nobody adds nodes, and while there is room that
+        is free. Looks at most once a second.
         """
         now = time.monotonic()
         if trials <= 0 or now < self._hold_back:
@@ -75,12 +76,11 @@ class Room:
     ) -> int:
         """Wait until a trial has room; returns how many have. Says what it waits for.
 
-        Asks an autoscaler for the room of `wanted` trials. Raises SweepFailed after `patience`
-        seconds (by default none on a cluster of one node that nobody looks after).
+        Asks for the room of `wanted` trials meanwhile. Raises SweepFailed after `patience` seconds
+        (by default none on a Ray of our own, where nothing will come).
         """
         if patience is None:
-            may_grow = autoscaled() or os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1
-            patience = JOIN_PATIENCE if may_grow else 0.0
+            patience = JOIN_PATIENCE if joined() else 0.0
         deadline, told = time.monotonic() + patience, 0.0
         try:
             while (room := self.slots()) < 1:
@@ -114,10 +114,12 @@ class Room:
         return self.need.fitting(list(available_resources_per_node().values())) > 0
 
     def _growth(self) -> int:
-        """For how many more trials the autoscaler may add nodes; 0 where there is none."""
-        limits = largest()
-        if limits is None:
+        """For how many more trials there may be room one day."""
+        if not joined():
             return 0
+        limits: Mapping[str, float] | None = state.get_max_resources_from_cluster_config()
+        if limits is None:  # its autoscaler, if there is one, keeps them to itself
+            return AT_MOST
         each = self.need.per_worker.items()
         workers = min(limits.get(name, 0.0) / amount for name, amount in each)
         return max(0, int(workers + 1e-6) // self.need.workers - self.slots())
@@ -128,12 +130,7 @@ class Room:
         return str(found.get("state"))
 
 
-def largest() -> Mapping[str, float] | None:
-    """The most of each resource that the autoscaler may give this cluster; None without one."""
-    found: Mapping[str, float] | None = state.get_max_resources_from_cluster_config()
-    return found
-
-
-def autoscaled() -> bool:
-    """Whether Ray's autoscaler adds nodes to this cluster."""
-    return largest() is not None
+def joined() -> bool:
+    """Whether Ray is a cluster that others look after: not one that this process has started."""
+    node = ray._private.worker._global_node
+    return not (node and node.is_head())

@@ -86,6 +86,32 @@ def test_a_trial_whose_actor_was_killed_goes_on_where_it_was(own_ray, tmp_path):
     assert_complete(tmp_path)
 
 
+class Untimely(Listener):
+    """Kills the actor of a trial that has just ended, which would have run the next one."""
+
+    def trial_ended(self, record):
+        if record.spec.id == "t000":
+            kill_one(os.getpid(), "ray::TrialActor")
+
+
+def test_a_trial_that_was_to_begin_on_an_actor_that_is_lost_begins_on_another(own_ray, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    listener = Untimely()
+    result = sweep(
+        write_task(tmp_path, 3),
+        trials=2,
+        concurrent=1,
+        scheduler="fifo",
+        select="accuracy",
+        control=False,
+        storage=str(tmp_path / "runs"),
+        watcher=listener,
+    )
+    assert any("t001 lost its worker" in text for text in listener.said)
+    assert [record.outcome for record in result.records] == ["finished", "finished"]
+
+
 def test_interrupting_saves_the_state_and_tells_how_to_go_on(own_ray, tmp_path):
     task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
     process = start_sweep(task, tmp_path, *OPTIONS, *ALONE)
