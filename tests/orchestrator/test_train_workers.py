@@ -71,7 +71,7 @@ def test_a_lost_train_worker_costs_no_epoch(swept):
 
 
 class HeldUp(Listener):
-    """Kills the driver of a trial as soon as it has a placement group, before its workers are up."""
+    """Kills a trial's driver as soon as it has a placement group, before its workers are up."""
 
     def __init__(self):
         super().__init__()
