@@ -56,7 +56,7 @@ class Cluster:
     nodes: list[Raylet] = field(default_factory=list)
     inside: Sequence[str] = ()
 
-    def wait_for_head(self, timeout: float = 60) -> None:
+    def wait_for_head(self, timeout: float = 120) -> None:
         """Until its GCS takes connections."""
         reach = "import socket, sys; socket.create_connection(sys.argv[1].split(':'))"
         probe = [sys.executable, "-c", reach, self.address]
@@ -113,7 +113,7 @@ def size(cpus: float) -> list[str]:
     return [f"--num-cpus={cpus:g}", "--num-gpus=0", f"--object-store-memory={STORE}"]
 
 
-def wait_for(nodes: int, timeout: float = 60) -> None:
+def wait_for(nodes: int, timeout: float = 120) -> None:
     """Until so many nodes are alive in the cluster that this process has joined."""
     import ray
 
