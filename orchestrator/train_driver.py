@@ -32,7 +32,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from dfkd.orchestrator.actors import Exchange, beside_me
 from dfkd.orchestrator.train_worker import worker
 
-DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
+DRIVER_TAKES = {"memory": 1}  # Tune refuses a trial that takes nothing; workers need whole CPUs
 WORKER_RETRIES = 3  # of a whole group, when one of its workers is lost
 SUPERFLUOUS = (PlacementGroupCleanerCallback, DatasetsCallback)
 ABORT_TIMEOUT = 20.0
@@ -131,7 +131,7 @@ class TrialDriver(DriverBase):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
+        return tune.PlacementGroupFactory([DRIVER_TAKES])
 
     def cleanup(self) -> None:
         if OwnTrainer.running is not None:

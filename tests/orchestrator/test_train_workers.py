@@ -46,7 +46,7 @@ def swept(own_ray, tmp_path_factory):
         write_task(folder, EPOCHS, kd_steps=10),
         trials=2,
         workers=2,
-        cpus_per_worker=0.9,
+        cpus_per_worker=1.0,  # all there are
         control=False,
         storage=str(folder),
         watcher=HurtfulBoard(terminal),
@@ -95,7 +95,7 @@ def test_a_driver_lost_before_its_workers_are_up_leaves_no_placement_group(own_r
         write_task(tmp_path, 2),
         trials=1,
         workers=2,
-        cpus_per_worker=0.9,
+        cpus_per_worker=1.0,  # all there are
         select="accuracy",
         control=False,
         storage=str(tmp_path),
