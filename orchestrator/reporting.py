@@ -12,8 +12,8 @@ FAILED = "failed"
 
 Constants = Mapping[str, Any]
 """A Tune configuration: `id` and `run` (the folder's URI) name the trial, the rest what it may use:
-`workers`, `cpus` and `gpus` per worker, `shelf` where trials share synthesis, `registry` and
-`scratch` for trials of several workers."""
+`workers`, `cpus` and `gpus` per worker, `pools` where trials share synthesis, `scratch` for trials
+of several workers."""
 
 
 def report(row: Row, *, done: bool) -> Row:

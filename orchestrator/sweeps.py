@@ -14,7 +14,7 @@ import torch
 
 from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
 from dfkd.methods.jury import Verdict
-from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
+from dfkd.orchestrator.clusters import ray_cluster
 from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, export_best
 from dfkd.orchestrator.links import connect
@@ -26,6 +26,7 @@ from dfkd.orchestrator.requests import (
     request_of,
     resolve,
 )
+from dfkd.orchestrator.room import Room
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.shelves import can_share
@@ -123,15 +124,15 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
     """A Runner: Ray Tune, on a cluster or on this machine."""
     with ray_cluster(request.address):
         need = request.resources()
-        room = wait_for_room(need, watcher.say)
-        at_once = min(room, request.concurrent or room)
+        room = Room(need, request.concurrent)
+        at_once = room.wait(watcher.say, request.trials)
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
         plan = sharing(request, spec)
         with pool_service(plan) as service:
             pools = service.address if service else None
-            run_trials(spec, ledger, watcher, request, concurrent=at_once, pools=pools)
+            run_trials(spec, ledger, watcher, request, room=room, pools=pools)
             if plan and service:
                 counts = service.counts()
                 watcher.say(told(counts, plan.mode))

@@ -31,9 +31,6 @@ def worker(config: dict[str, Any]) -> None:
     spare_the_compiler()
     torch.set_num_threads(max(1, int(config["cpus"])))
     exchange = config["exchange"]
-    group = ray.util.get_current_placement_group()
-    if group is not None:
-        ray.get(config["registry"].add.remote(config["id"], group.id.hex()))
     if (reason := ray.get(exchange.failure.remote())) is not None:
         train.report(failure(reason))
         return
