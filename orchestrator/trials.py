@@ -309,9 +309,8 @@ def correct(network: nn.Module, data: Labeled) -> torch.Tensor:
     network.eval()
     device = next(network.parameters()).device
     right = torch.zeros((), device=device)
-    for images, labels in data.batches():
-        logits = network(images.to(device).float() / 255)
-        right += (logits.argmax(1) == labels.to(device)).sum()
+    for images, labels in data.batches(device):
+        right += (network(images.float() / 255).argmax(1) == labels).sum()
     return right
 
 
