@@ -176,6 +176,7 @@ class Bookkeeper(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._watcher.tick()
+        self._ledger.run.require_held()
         if self._janitor is not None:
             self._janitor.sweep()
         self._look_for_a_stall(trials)
@@ -225,7 +226,7 @@ def run_trials(
     many = need.workers > 1
     registry = beside_me(Registry).remote() if many else None
     constants = {
-        "run": ledger.run.folder.uri,
+        "run": ledger.run.ticket,
         "workers": need.workers,
         "cpus": need.cpus_per_worker,
         "gpus": need.gpus_per_worker,
