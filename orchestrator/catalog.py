@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfkd.methods.errors import ConfigError, unknown
-from dfkd.orchestrator.export import BEST, FORMATS, export_student
+from dfkd.orchestrator.export import BEST, FORMATS, METRICS, export_student
 from dfkd.orchestrator.requests import definition_name
 from dfkd.orchestrator.robustness import as_json
 from dfkd.orchestrator.runs import Run, TrialRecord, find_runs
@@ -30,7 +30,7 @@ def find_run(name: str | None, storage: str) -> Run:
 def state(run: Run) -> str:
     """`finished`, `failed`, `interrupted` or `running`; a killed driver counts as interrupted."""
     noted = str(run.facts()["state"])
-    if noted == "running" and run.folder.local is not None and not run.is_running():
+    if noted == "running" and not run.is_running():
         return "interrupted"
     return noted
 
@@ -150,7 +150,7 @@ def export_again(
         raise ConfigError(*found)
     Folder.of(to).require_writable("--to")
     record = records[trial or (best or {})["trial"]]
-    facts = run.folder.read_json(f"{BEST}/metrics.json") or {}
+    facts = run.folder.child(BEST).read_json(METRICS) or {}
     return export_student(
         run,
         record,

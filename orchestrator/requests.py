@@ -99,7 +99,13 @@ def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
 
     Raises ConfigError with all problems, found before any training.
     """
-    spec = plan_sweep(request)
+    return with_its_teacher(plan_sweep(request), request, say)
+
+
+def with_its_teacher(
+    spec: SweepSpec, request: SweepRequest, say: Callable[[str], None]
+) -> SweepSpec:
+    """A planned sweep with its teacher as it is; trains and caches a task's if need be."""
     spec = replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
     if spec.from_pool is not None:
         where = Folder(spec.from_pool)
@@ -245,7 +251,7 @@ def definition_name(definition: Mapping[str, Any]) -> str:
 
 def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
     """The request and the sweep that a run folder was made for, to resume it."""
-    storage = run.folder.uri.rsplit("/", 1)[0]
+    storage = run.folder.parent.uri
     if not run.folder.exists(SWEEP):
         names = [other.name for other in find_runs(Folder.of(storage))]
         raise ConfigError(f"{unknown('sweep', run.name, names)}; `dfkd runs` lists them")

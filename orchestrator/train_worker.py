@@ -15,7 +15,6 @@ from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Trial
 
 BUGS = (AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
@@ -36,7 +35,7 @@ def worker(config: dict[str, Any]) -> None:
         return
     context, device = train.get_context(), get_device()
     team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
-    run = Run(Folder(config["run"]))
+    run = Run.of(config["run"])
     try:
         spec, around = run.trial_spec(config["id"]), run.surroundings()
         links = connect(run, spec, around, config["pools"], team)

@@ -12,7 +12,6 @@ from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
 
 
@@ -31,7 +30,7 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         spare_the_compiler()
         torch.set_num_threads(max(1, int(config["cpus"])))
-        self._run = Run(Folder(config["run"]))
+        self._run = Run.of(config["run"])
         self._surroundings: Surroundings = self._run.surroundings()
         self._begin(config)
 

@@ -217,6 +217,7 @@ class Bookkeeper(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._watcher.tick()
+        self._ledger.run.require_held()
         if self._janitor is not None:
             self._janitor.sweep()
         if (slots := self._room.slots()) != self._slots:
@@ -282,7 +283,7 @@ def run_trials(
     need = room.need
     many = need.workers > 1
     constants = {
-        "run": ledger.run.folder.uri,
+        "run": ledger.run.ticket,
         "workers": need.workers,
         "cpus": need.cpus_per_worker,
         "gpus": need.gpus_per_worker,
