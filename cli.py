@@ -160,6 +160,9 @@ def sweep(
     storage: Storage = STORAGE,
     address: Address = None,
     export_dir: ExportDir = None,
+    track: Annotated[
+        list[str], typer.Option(help="Also to tensorboard, mlflow, wandb; repeat.")
+    ] = [],  # noqa: B006
     json: Json = False,
     dry_run: Annotated[bool, typer.Option(help="Plan only: memory, hours, files.")] = False,
 ) -> None:
