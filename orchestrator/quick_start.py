@@ -1,5 +1,4 @@
-"""Waits that a trial is spared: 1.2 s and 3 s on two cores, and with several workers 1.4 s more
-(docs/adr/0004).
+"""Waits that a trial is spared, seconds of a core each (docs/adr/0004, docs/scaling.md).
 
 All touch private details of Ray 2.60 and torch; where those are gone, nothing breaks, only the
 time comes back.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +30,27 @@ def use_running_workers() -> None:
     """
     class_cache.DEFAULT_ENV_VARS = {}
     class_cache.ENV_VARS_TO_PROPAGATE = set()
+
+
+@contextmanager
+def with_credentials_only() -> Iterator[None]:
+    """Let trials of one worker take processes that wait on a cluster that was joined.
+
+    Of what Tune would have new processes for, such trials need the storage's credentials alone,
+    where the driver has them in its environment (and `stay_where_we_are`, which the actor sees to).
+    """
+    before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS = {}
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before[1] if name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before
+
+
+def stay_where_we_are() -> None:
+    """Keep Tune from changing this process's folder to one of its own."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 
 
 def spare_the_compiler() -> None:

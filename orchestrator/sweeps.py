@@ -18,6 +18,7 @@ from dfkd.orchestrator.clusters import ray_cluster
 from dfkd.orchestrator.controls import equip
 from dfkd.orchestrator.export import BEST, METRICS, export_best
 from dfkd.orchestrator.links import connect
+from dfkd.orchestrator.metrics import dashboard
 from dfkd.orchestrator.places import Here, OnWorkers, Place
 from dfkd.orchestrator.pool_service import PoolPlan, pool_service, told
 from dfkd.orchestrator.requests import (
@@ -112,6 +113,8 @@ def distill(task: str, *, watcher: Watcher | None = None, **options: Any) -> Swe
     """
     watcher = watcher or Silent()
     request = SweepRequest(task=task, **{**options, "trials": 1, "control": False})
+    if request.track:
+        raise ConfigError("distill is not tracked; use sweep with one trial, or leave track out")
     if len(request.methods) != 1:
         raise ConfigError(f"distill runs one method, got {', '.join(request.methods) or 'none'}")
     spec = _resolve(request, watcher.say)
@@ -139,6 +142,8 @@ def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watc
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
+        if link := dashboard():
+            watcher.say(f"Ray's dashboard: {link}")
         plan = sharing(request, spec)
         with pool_service(plan) as service:
             pools = service.address if service else None

@@ -9,7 +9,7 @@ from ray import tune
 
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.links import connect
-from dfkd.orchestrator.quick_start import spare_the_compiler
+from dfkd.orchestrator.quick_start import spare_the_compiler, stay_where_we_are
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
@@ -26,6 +26,10 @@ class TrialActor(tune.Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         gpus = {"GPU": config["gpus"]} if config["gpus"] else {}
         return tune.PlacementGroupFactory([{"CPU": config["cpus"], **gpus}])
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        stay_where_we_are()
+        super().__init__(*arguments, **named)
 
     def setup(self, config: dict[str, Any]) -> None:
         spare_the_compiler()

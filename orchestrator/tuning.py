@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from dfkd.methods.errors import SweepFailed
+from dfkd.orchestrator.metrics import Metrics, dashboard
 from dfkd.orchestrator.pool_service import Address
+from dfkd.orchestrator.quick_start import with_credentials_only
 from dfkd.orchestrator.reporting import FAILED, Constants
 from dfkd.orchestrator.requests import SweepRequest
 from dfkd.orchestrator.room import JOIN_PATIENCE, Room
@@ -26,11 +29,14 @@ from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.search import Finished, RecipeSearch
 from dfkd.orchestrator.specs import SweepSpec, TrialSpec
+from dfkd.orchestrator.tracking import trackers
 from dfkd.orchestrator.train_driver import Janitor, TrialDriver
 from dfkd.orchestrator.trial_actor import TrialActor
 from dfkd.orchestrator.watching import Watcher
 
 TRIAL_RETRIES = 3  # without any progress; each resumes from the checkpoint
+WRITING_SHARE = 0.05  # results.parquet, of all rows each time, may take this share of the time
+TICK = 0.2  # seconds between a watcher's ticks: Tune's steps are one per event, hundreds a second
 STALL_NOTICE = 30.0  # seconds in which nothing runs before it is said
 
 
@@ -40,6 +46,8 @@ class Ledger:
 
     run: Run
     records: dict[str, TrialRecord] = field(default_factory=dict)
+    _wrote_at: float = 0.0
+    _writing_seconds: float = 0.0
 
     @classmethod
     def of(cls, run: Run) -> Ledger:
@@ -70,8 +78,19 @@ class Ledger:
         record = replace(record, outcome=outcome, reason=reason or "")  # type: ignore[arg-type]
         self.records[id] = record
         self.run.end_trial(record)
-        self.run.write_results(list(self.records.values()))
+        self._write_results()
         return record
+
+    def _write_results(self) -> None:
+        """Write all rows there are, unless that is a matter of seconds and was done just now.
+
+        A trial's own folder holds its rows in any case, and the sweep's end writes all of them.
+        """
+        start = time.perf_counter()
+        if (start - self._wrote_at) * WRITING_SHARE >= self._writing_seconds:
+            self.run.write_results(list(self.records.values()))
+            self._wrote_at = time.perf_counter()
+            self._writing_seconds = self._wrote_at - start
 
     def ended(self) -> list[TrialRecord]:
         """Trials with nothing left to do."""
@@ -171,6 +190,7 @@ class Bookkeeper(tune.Callback):
         self._losses: Counter[str] = Counter()  # by trial, since its last progress
         self._idle_since: float | None = None
         self._told = False
+        self._ticked = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()  # into Tune's snapshot, which nobody reads
@@ -216,6 +236,8 @@ class Bookkeeper(tune.Callback):
         self._lost(trial.config["id"])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._ticked < TICK:
+            return
         self._watcher.tick()
         self._ledger.run.require_held()
         if self._janitor is not None:
@@ -225,6 +247,7 @@ class Bookkeeper(tune.Callback):
             self._watcher.say(f"the cluster has changed: room for {slots} trials at a time")
         if not self._look_for_a_stall(trials):
             self._search.ask_for_room()
+        self._ticked = time.monotonic()
 
     def _end(self, id: str, reason: str | None) -> None:
         record = self._ledger.end(id, self._reasons.get(id) or reason)
@@ -265,6 +288,17 @@ class Bookkeeper(tune.Callback):
                 "free resources or ask for less, then run the same command to resume"
             )
         return True
+
+
+def onlookers(
+    sweep: SweepSpec, ledger: Ledger, track: Sequence[str], scratch: str
+) -> list[tune.Callback]:
+    """Who else is told of trials and rows: Ray's metrics where they can be seen, and `--track`."""
+    seen: list[tune.Callback] = [*trackers(track, ledger.run, ledger.records, scratch)]
+    if dashboard():
+        shape = sweep.task.shape
+        seen.append(Metrics(ledger.run.name, shape.channels * shape.height * shape.width))
+    return seen
 
 
 def run_trials(
@@ -311,11 +345,15 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-                callbacks=[Bookkeeper(ledger, search, watcher, janitor, room)],
+                callbacks=[
+                    Bookkeeper(ledger, search, watcher, janitor, room),
+                    *onlookers(sweep, ledger, request.track, scratch),
+                ],
             ),
         )
         try:
-            tuner.fit()
+            with nullcontext() if many else with_credentials_only():
+                tuner.fit()
         finally:
             room.ask_for(0)
             if janitor is not None:
