@@ -65,6 +65,11 @@ def fresh_name(task: str) -> str:
 class Backend(Protocol):
     """Somewhere that jobs run. Every call is bounded in time, but `logs`; all raise DfkdError."""
 
+    @property
+    def way(self) -> Sequence[str]:
+        """The options that lead back here, as in `dfkd status NAME OPTIONS`."""
+        ...
+
     def submit(self, job: Job) -> None:
         """Send the job; raises ConfigError if one of its name runs already."""
         ...
@@ -85,17 +90,22 @@ class Backend(Protocol):
 class Detached(KeyboardInterrupt):
     """Ctrl-C while a job was followed; the job goes on."""
 
-    def __init__(self, name: str, options: Sequence[str] = ()) -> None:
-        watch = shlex.join(["dfkd", "status", name, "--watch", *options])
-        stop = shlex.join(["dfkd", "stop", name, *options])
-        super().__init__(f"{name} goes on without you; watch it again: {watch}; end it: {stop}")
+    def __init__(self, name: str, way: Sequence[str]) -> None:
+        super().__init__(left_alone(name, way))
 
 
-def follow(backend: Backend, name: str, watcher: Watcher, options: Sequence[str] = ()) -> JobState:
+def left_alone(name: str, way: Sequence[str]) -> str:
+    """What to say of a job that nobody follows any more; `way` is its backend's."""
+    watch = shlex.join(["dfkd", "status", name, "--watch", *way])
+    stop = shlex.join(["dfkd", "stop", name, *way])
+    return f"{name} goes on without you; watch it: {watch}; end it: {stop}"
+
+
+def follow(backend: Backend, name: str, watcher: Watcher) -> JobState:
     """Tell the watcher what happens in a job from its beginning, until it ends; returns that.
 
-    Ctrl-C raises Detached, and the job goes on; `options` lead back to it, as in `dfkd status NAME
-    --watch OPTIONS`. Raises DfkdError if the cluster does not answer for two minutes.
+    Ctrl-C raises Detached, and the job goes on. Raises DfkdError if the cluster does not answer for
+    two minutes.
     """
     from dfkd.orchestrator.replaying import Replay
 
@@ -106,7 +116,7 @@ def follow(backend: Backend, name: str, watcher: Watcher, options: Sequence[str]
         _replay_lines(looks, replay, watcher)
         state = _settled(looks)
     except KeyboardInterrupt:
-        raise Detached(name, options) from None
+        raise Detached(name, backend.way) from None
     finally:
         replay.close()
     told = "" if state.status == "succeeded" else "\n".join(replay.complaints) or state.told

@@ -5,7 +5,7 @@ lease.json    who holds the sweep, and how often it was renewed
 Only reads and writes of whole files are needed, of a store where a read finds what was written last
 (S3, GCS, Azure and HDFS say so of themselves). Clocks of different machines are not compared: a
 lease is over when it has not changed for as long as `Pace.expire` while somebody watched it.
-docs/adr/0011 says what this guarantees and what it cannot.
+docs/adr/0012 says what this guarantees and what it cannot.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import Any
 
 from dfkd.methods.errors import ConfigError, DfkdError, unknown
 from dfkd.orchestrator.jobs import Job, JobState, Status
-from dfkd.orchestrator.shipping import pack, require_reachable
+from dfkd.orchestrator.shipping import Parcel, pack, require_reachable
 from dfkd.orchestrator.wheels import unpack
 
 ANSWER = 10.0  # seconds in which a dashboard must say that it is there
@@ -65,19 +65,17 @@ class RayJobs:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the job; its processes see them, and so does the dashboard."""
 
+    @property
+    def way(self) -> tuple[str, str]:
+        return "--address", self.address
+
     def submit(self, job: Job) -> None:
         """Send the sweep, with dfkd itself and the files that its arguments name.
 
         Raises ConfigError for a name in use, files that cannot travel, and a cluster that is not
         there or not fit.
         """
-        if not NAME.fullmatch(job.name):
-            raise ConfigError(
-                f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and "
-                "underscores only, the first a letter or a digit"
-            )
-        require_reachable(job.storage)
-        parcel = pack(job.arguments)
+        parcel, words = self._command(job)
         with self._talking() as client, tempfile.TemporaryDirectory(prefix="dfkd-job-") as scratch:
             id = self._free_id(client.list_jobs(), job.name)
             given: dict[str, Any] = {"env_vars": {**self.variables, **BEFOREHAND}}
@@ -86,8 +84,6 @@ class RayJobs:
                 parcel.unpack(folder)
                 given["working_dir"] = str(folder)
             given["py_modules"] = [str(part) for part in unpack(Path(scratch, "dfkd"))]
-            words = [self.python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
-            words += ["--name", job.name, "--storage", job.storage, "--json"]
             with _environment(RAY_RUNTIME_ENV_IGNORE_GITIGNORE="1"):  # else it leaves data behind
                 client.submit_job(
                     entrypoint=shlex.join(words),
@@ -95,6 +91,12 @@ class RayJobs:
                     runtime_env=given,
                     metadata={SWEEP: job.name, "dfkd_storage": job.storage},
                 )
+
+    def preview(self, job: Job) -> str:
+        """What `submit` would send, to read; needs no cluster, and raises what it can see here."""
+        parcel, words = self._command(job)
+        files = [f"{file} -> {place}" for place, file in parcel.files.items()]
+        return "\n".join([shlex.join(words), *files, ""])
 
     def state(self, name: str) -> JobState:
         with self._talking() as client:
@@ -124,6 +126,18 @@ class RayJobs:
                 if time.monotonic() > deadline:
                     raise DfkdError(f"{name} was told to stop and is still running")
                 time.sleep(0.5)
+
+    def _command(self, job: Job) -> tuple[Parcel, list[str]]:
+        """What travels, and the words of the job's command."""
+        if not NAME.fullmatch(job.name):
+            raise ConfigError(
+                f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and "
+                "underscores only, the first a letter or a digit"
+            )
+        require_reachable(job.storage)
+        parcel = pack(job.arguments)
+        words = [self.python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
+        return parcel, [*words, "--name", job.name, "--storage", job.storage, "--json"]
 
     @cached_property
     def _client(self) -> Any:

@@ -19,6 +19,8 @@ JOB = Job(name="s", storage="s3://b/runs", arguments=("digits",))
 class Cluster:
     """A backend of one job, whose states and lines are given; the last state stays."""
 
+    way = ("--address", "http://head:8265")
+
     def __init__(self, states, lines=(), hangs=False):
         self.states = list(states)
         self.lines = lines
@@ -110,8 +112,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back():
             raise KeyboardInterrupt
 
     with pytest.raises(Detached) as detached:
-        options = ("--address", "http://head:8265")
-        follow(Cluster([RUNNING], [begun()], hangs=True), "s", Leaving(), options)
+        follow(Cluster([RUNNING], [begun()], hangs=True), "s", Leaving())
     said = str(detached.value)
     assert "dfkd status s --watch --address http://head:8265" in said
     assert "dfkd stop s --address http://head:8265" in said
