@@ -9,7 +9,8 @@ scheduler and board; only what a trial runs is another (simulated.py): it sleeps
 many figures per epoch as a real one. Each cell is NODESxTRIALS, on a cluster of its own; a node has
 four GPUs, which are not there, and a trial takes one. All trials take equally long and none is
 stopped, so that the ideal is known: as many rounds as it takes, back to back, from the first
-second. Ray runs a process of 110 MB for each trial at a time: 64 are what fits here.
+second. The overhead per trial is what a trial takes from its start to its successor's beyond what
+it sleeps. Ray runs a process of 110 MB for each trial at a time: 64 are what fits here.
 
 bookkeeping: the same events without Ray, told to the same bookkeeping; by event, as trials grow.
 
@@ -61,8 +62,9 @@ def main() -> None:
 
 def sweeps(folder: Path, options: argparse.Namespace) -> None:
     """A table of sweeps on simulated clusters, a row per cell."""
-    head = ["nodes", "trials", "at once", "ideal, s", "wall, s", "overhead, %"]
-    head += ["command to run_trials, s", "to the first wave's last start, s", "turnover, s"]
+    head = ["nodes", "trials", "at once", "ideal, s", "wall, s", "above it, %"]
+    head += ["to run_trials, s", "to the first start, s", "to the first wave's last, s"]
+    head += ["overhead per trial, %", "turnover, s"]
     head += ["driver CPU, s", "per event, ms", "driver's peak, MB", "machine, GB"]
     head += ["files", "MB", "results, kB", "written, times", "writing, s"]
     print(row(head), row(["--:"] * len(head)), sep="\n", flush=True)
@@ -86,7 +88,8 @@ def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["outcomes"] == ["finished"], found["outcomes"]
     ideal = math.ceil(trials / found["at_once"]) * options.seconds
-    gaps = found["turnovers"]
+    gaps, cycles = found["turnovers"], found["cycles"]
+    overhead = f"{100 * (statistics.fmean(cycles) / options.seconds - 1):.2f}" if cycles else ""
     turnover = f"{statistics.median(gaps):.2f} (at most {max(gaps):.2f})" if gaps else ""
     return [
         f"{nodes} of {GPUS} GPUs",
@@ -96,7 +99,9 @@ def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace
         f"{found['wall']:.1f}",
         f"{100 * (found['wall'] / ideal - 1):.1f}",
         f"{found['command_to_call']:.1f}",
+        f"{found['call_to_first_start']:.1f}",
         f"{found['call_to_first_wave']:.1f}",
+        overhead,
         turnover,
         f"{found['cpu']:.1f}",
         f"{1000 * found['cpu'] / found['events']:.1f}",
