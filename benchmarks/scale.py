@@ -6,8 +6,8 @@
 
 cluster: `run_trials` as a sweep calls it, with the product's search, bookkeeping, run folder,
 scheduler and board; only what a trial runs is another (simulated.py): it sleeps, and reports as
-many figures per epoch as a real one. Each cell is NODESxTRIALS, on a cluster of its own; a node has
-four GPUs, which are not there, and a trial takes one. All trials take equally long and none is
+many figures per epoch as a real one. Each cell is NODESxTRIALS, on a cluster of its own; a trial
+takes one GPU. All trials take equally long and none is
 stopped, so that the ideal is known: as many rounds as it takes, back to back, from the first
 second. The overhead per trial is what a trial takes from its start to its successor's beyond what
 it sleeps. Ray runs a process of 110 MB for each trial at a time: 64 are what fits here.
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance import commit, machine
-from simulated import GPUS, cluster, memory_taken
+from simulated import cluster, memory_taken
 from tables import row
 
 CELLS = "1x16,4x64,16x64,16x256"
@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("cluster", "bookkeeping"), help="without it, both")
     parser.add_argument("--cells", default=CELLS, help=f"NODESxTRIALS, default {CELLS}")
+    parser.add_argument("--gpus", type=int, default=4, help="of a node, none of them real")
     parser.add_argument("--seconds", type=float, default=60.0, help="that a trial takes")
     parser.add_argument("--epochs", type=int, default=12, help="of such a trial")
     parser.add_argument("--trials", default=TRIALS, help=f"of bookkeeping, default {TRIALS}")
@@ -76,7 +77,7 @@ def sweeps(folder: Path, options: argparse.Namespace) -> None:
 
 def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace) -> list[str]:
     """The cells of a row."""
-    with memory_taken() as taken, cluster(nodes) as address:
+    with memory_taken() as taken, cluster(nodes, options.gpus) as address:
         order = {
             "trials": trials,
             "seconds": options.seconds,
@@ -92,7 +93,7 @@ def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace
     overhead = f"{100 * (statistics.fmean(cycles) / options.seconds - 1):.2f}" if cycles else ""
     turnover = f"{statistics.median(gaps):.2f} (at most {max(gaps):.2f})" if gaps else ""
     return [
-        f"{nodes} of {GPUS} GPUs",
+        f"{nodes} of {options.gpus} GPUs",
         str(trials),
         str(found["at_once"]),
         f"{ideal:.0f}",
