@@ -130,7 +130,7 @@ def events(folder: Path, options: argparse.Namespace) -> None:
         "results.parquet": "results.parquet",
     }
     head = ["trials", *(f"{told}, ms" for told in by_event.values())]
-    head += ["all of it, s", "per event, ms", "files", "MB", "results, MB"]
+    head += ["all of it, s", "per event, ms", "peak, MB", "files", "MB", "results, MB"]
     print(f"{options.long} epochs each; means over the last tenth of the events\n")
     print(row(head), row(["--:"] * len(head)), sep="\n", flush=True)
     for trials in map(int, options.trials.split(",")):
@@ -138,7 +138,8 @@ def events(folder: Path, options: argparse.Namespace) -> None:
         total = sum(found["seconds"].values()) - found["seconds"]["median"]
         cells = [str(trials), *(f"{found['late'][name]:.3g}" for name in by_event)]
         cells += [f"{total:.1f}", f"{1000 * total / (trials * options.long):.2f}"]
-        cells += [str(found["files"]), f"{found['bytes'] / 1e6:.1f}"]
+        cells += [f"{found['memory'] / 1e6:.0f}", str(found["files"])]
+        cells += [f"{found['bytes'] / 1e6:.1f}"]
         print(row([*cells, f"{found['results_bytes'] / 1e6:.2f}"]), flush=True)
     print("\nAll of it: with asha, without median.")
 
