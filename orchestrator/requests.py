@@ -14,6 +14,7 @@ from dfkd.methods import CONTROL, METHODS
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.methods.settings import Value
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.fetching import fetched
 from dfkd.orchestrator.keepers import POLICIES
 from dfkd.orchestrator.pools import find_pool, require_drawable
 from dfkd.orchestrator.quantities import parse_bytes
@@ -49,7 +50,7 @@ class SweepRequest:
     """Everything that `dfkd sweep` can be asked; the fields are its options."""
 
     task: str
-    """A task's name, or the path of a task's YAML file."""
+    """A task's name, or the path or URI of a task's YAML file."""
     trials: int = 16
     methods: tuple[str, ...] = ("nayer",)
     """Names, or `all`."""
@@ -77,7 +78,8 @@ class SweepRequest:
     settings: Mapping[str, str | Value] = field(default_factory=dict)
     """Settings fixed for all trials, `preset` included; what is set is not searched."""
     teacher: str | None = None
-    """One of the task's further teachers by name, or [NETWORK:]FILE; None: the task's own."""
+    """One of the task's further teachers by name, or [NETWORK:]FILE, a URI also; None: the task's
+    own."""
     student: str | None = None
     data: str | None = None
     """Labeled images to measure accuracy on: an .npz file or a folder."""
@@ -146,7 +148,7 @@ def with_its_teacher(
     spec: SweepSpec, request: SweepRequest, say: Callable[[str], None]
 ) -> SweepSpec:
     """A planned sweep with its teacher as it is; trains and caches a task's if need be."""
-    spec = replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
+    spec = replace(spec, teacher=find_teacher(spec.task, _teacher(request), say))
     if spec.from_pool is not None:
         where = Folder(spec.from_pool)
         images = require_drawable(where, spec.task.shape, spec.teacher.fingerprint)
@@ -158,7 +160,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     """As `resolve`, but a task's own teacher stays untrained: to show, not to run."""
     found = request.problems()
     try:
-        task = _with_images(load_task(request.task), request.data)
+        task = _with_images(load_task(fetched(request.task, "task")), request.data)
     except ConfigError as error:
         raise ConfigError(*found, *error.problems) from None
     choices = Choices(
@@ -183,7 +185,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         if request.from_pool is not None:
             pool = find_pool(request.from_pool, request.storage).uri
     with gathering(found):
-        teacher = planned_teacher(task, request.teacher)
+        teacher = planned_teacher(task, _teacher(request))
     if teacher is not None:
         found += objections(task, plans, teacher)
     if found or teacher is None:
@@ -206,6 +208,11 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     )
     _rehearse(spec)
     return spec
+
+
+def _teacher(request: SweepRequest) -> str | None:
+    """The teacher that was asked for, in a file of this machine."""
+    return None if request.teacher is None else fetched(request.teacher, "teacher file")
 
 
 def _rehearse(spec: SweepSpec) -> None:

@@ -2,13 +2,15 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from s3_server import now_and_then
-from small_tasks import EPOCHS, untimed
+from small_tasks import EPOCHS, Scores, plan, quick_trial, untimed
 
 from dfkd.methods.errors import ConfigError
-from dfkd.orchestrator import distill, filesystems, leases, patience, resume
+from dfkd.orchestrator import distill, filesystems, leases, patience, resume, trials
 from dfkd.orchestrator.catalog import export_again, find_run, state, summary
 from dfkd.orchestrator.evaluation import evaluate
 from dfkd.orchestrator.leases import LEASE, LeaseLost, Pace
@@ -16,6 +18,7 @@ from dfkd.orchestrator.patience import Patience
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import SweepInterrupted
+from dfkd.orchestrator.trials import Trial
 from dfkd.orchestrator.watching import Silent
 
 pytest_plugins = ["s3_server", "small_task_fixtures"]
@@ -27,7 +30,7 @@ FAILURES = ("busy", "broken", "reset", "cut", "lost reply")
 def quick(monkeypatch):
     """Short pauses and leases; attempts by dfkd, not by pyarrow, whose pauses take seconds."""
     monkeypatch.setattr(filesystems, "S3_ATTEMPTS", 1)
-    monkeypatch.setattr(leases, "PACE", Pace(renew=0.2, expire=2.0, settle=0.1))
+    monkeypatch.setattr(leases, "PACE", Pace(renew=0.2, expire=3.0, settle=0.1))
     brief = Patience(seconds=60.0, first=0.01, most=0.05)
     monkeypatch.setattr(patience.Patience, "pause", lambda self, attempt: brief.most / 2)
     filesystems._s3.cache_clear()
@@ -100,7 +103,7 @@ def test_a_killed_driver_counts_as_interrupted_and_its_sweep_is_resumed(
     run = find_run("mine", storage)
     run.note(state="running")  # as the killed one left it, with its lease
     killed = {"owner": "killed", "host": "gone", "process": 1, "renewals": 9}
-    run.folder.write_json(LEASE, {**killed, "renewed": time.time() - 3, "expires_after": 2.0})
+    run.folder.write_json(LEASE, {**killed, "renewed": time.time() - 5, "expires_after": 2.0})
     assert state(run) == "interrupted"
     assert weights(resume("mine", storage)) == weights(done)
 
@@ -150,3 +153,66 @@ def test_what_a_ticket_brings_to_another_process_is_guarded(storage):
         Run.of(ticket).folder.child("trials", "t000").write("file", b"late")
     assert run.trial_folder("t000").read("file") == b""
     assert replace(run.folder, guard=None) == run.folder
+
+
+# What a sweep is made of may lie there too
+
+
+@pytest.fixture
+def uploaded(storage, stripes_file, stripes_teacher):
+    """A folder with the task's YAML, which names no images, and the teacher."""
+    folder = Folder.of(storage).child("inputs")
+    task = yaml.safe_load(Path(stripes_file).read_text())
+    del task["data"]
+    folder.write("stripes.yaml", yaml.safe_dump(task).encode())
+    folder.write("teacher.safetensors", stripes_teacher.to_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("network", ["", "convnet-4-4:"])
+def test_task_and_teacher_may_be_uris(uploaded, storage, stripes_teacher, network, dfkd_cache):
+    spec = plan(
+        uploaded.uri_of("stripes.yaml"),
+        teacher=network + uploaded.uri_of("teacher.safetensors"),
+        storage=storage,
+    )
+    assert spec.task.name == "stripes"
+    assert spec.teacher.fingerprint == stripes_teacher.fingerprint
+
+
+def test_a_teacher_that_is_not_there_is_named(uploaded, storage):
+    missing = uploaded.uri_of("none.safetensors")
+    with pytest.raises(ConfigError, match=r"teacher file s3://bucket.*none.* does not exist"):
+        plan(uploaded.uri_of("stripes.yaml"), teacher=missing, storage=storage)
+
+
+# What it costs
+
+
+def asked_for(requests):
+    return [f"{method} {path.partition('?')[0].rsplit('/', 1)[-1]}" for method, path in requests]
+
+
+def test_an_epoch_takes_a_request_if_it_is_the_best_and_a_checkpoint_two(
+    s3, storage, stripes_file, stripes_surroundings, monkeypatch
+):
+    monkeypatch.setattr(trials, "SAVING_SHARE", -1.0)  # no checkpoint but those below
+    around = replace(stripes_surroundings, score=Scores(0, 9, 1, 1))
+    trial = Trial(quick_trial(stripes_file), around, Folder.of(storage).child("t000"))
+    trial.step()
+    with s3.counting() as asked:
+        trial.step()
+    assert asked_for(asked) == ["PUT student.safetensors"]
+    with s3.counting() as asked:
+        trial.step()
+    assert not asked
+    trial.save()
+    with s3.counting() as asked:
+        trial.save()
+    assert asked_for(asked) == ["PUT history.json", "PUT checkpoint.pt"]
+
+
+def test_a_sweep_of_one_trial_takes_few_requests(s3, storage, stripes_file):
+    with s3.counting() as asked:
+        distill(stripes_file, name="mine", storage=storage, select="accuracy")
+    assert len([path for _, path in asked if LEASE not in path]) < 100
