@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -68,8 +69,9 @@ class Kubernetes:
         state = state_of(found)
         cluster = found.get("status", {}).get("rayClusterName")
         if state.status == "pending" and cluster:
-            waiting = why_pods_wait(self._objects.pods(f"ray.io/cluster={cluster}"))
-            return JobState("pending", f"{state.told}; {waiting}" if waiting else state.told)
+            with contextlib.suppress(DfkdError):  # who may look at RayJobs may not at pods
+                waiting = why_pods_wait(self._objects.pods(f"ray.io/cluster={cluster}"))
+                return JobState("pending", f"{state.told}; {waiting}" if waiting else state.told)
         return state
 
     def logs(self, name: str) -> Iterator[str]:
@@ -82,8 +84,10 @@ class Kubernetes:
         answered = time.monotonic()
         while True:
             try:
-                pod = next_pod(self._objects.pods(f"job-name={name}"), read)
-                is_over = self.state(name).status in ENDED
+                job = self._objects.ray_job(name)
+                pods = self._objects.pods(f"job-name={name}")
+                pod = next_pod(pods, read, job)
+                is_over = job is None or state_of(job).status in ENDED
                 answered = time.monotonic()
                 if pod is not None:
                     uid = pod["metadata"]["uid"]
@@ -201,11 +205,16 @@ def why_pods_wait(pods: Sequence[Manifest]) -> str:
     return f"{up} of {len(pods)} pods are up" if pods else ""
 
 
-def next_pod(pods: Sequence[Manifest], read: set[str]) -> Manifest | None:
-    """The oldest pod that has begun and was not read to its end."""
+def next_pod(pods: Sequence[Manifest], read: set[str], job: Manifest | None) -> Manifest | None:
+    """The oldest pod that has begun, was not read to its end, and is none of an earlier job's."""
+    since = "" if job is None else made_at(job)
     begun = [pod for pod in pods if pod["status"].get("phase") not in (None, "Pending", "Unknown")]
-    left = [pod for pod in begun if pod["metadata"]["uid"] not in read]
-    return min(left, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+    left = [pod for pod in begun if pod["metadata"]["uid"] not in read and made_at(pod) >= since]
+    return min(left, key=made_at, default=None)
+
+
+def made_at(made: Manifest) -> str:
+    return str(made["metadata"].get("creationTimestamp", ""))
 
 
 def comparable(stamp: str) -> str:

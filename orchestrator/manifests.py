@@ -64,10 +64,11 @@ def ray_job(job: Job, options: ClusterOptions, need: Need, carried: Carried) -> 
         "backoffLimit": options.backoff,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": options.ttl,
-        "suspend": bool(options.queue),
-        "rayClusterSpec": ray_cluster(job.name, options, need, carried.task is not None),
-        "submitterPodTemplate": submitter(job.name, options),
     }
+    if options.queue:
+        spec["suspend"] = True
+    spec["rayClusterSpec"] = ray_cluster(job.name, options, need, carried.task is not None)
+    spec["submitterPodTemplate"] = submitter(job.name, options)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",

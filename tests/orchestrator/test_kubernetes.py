@@ -105,6 +105,15 @@ def test_what_each_of_a_jobs_submitters_printed_is_read_in_turn(backend, cluster
     assert list(backend.logs("mine")) == ["one", "one", "two"]
 
 
+def test_what_an_earlier_job_of_the_name_printed_is_not_read(cluster):
+    cluster.add_pod("mine-a", "Succeeded", with_times("old"), job_name="mine")
+    backend = Kubernetes(OPTIONS, Resources())
+    backend.submit(JOB)
+    cluster.add_pod("mine-b", "Succeeded", with_times("new"), job_name="mine")
+    cluster.status("mine", **DONE)
+    assert list(backend.logs("mine")) == ["new"]
+
+
 def test_an_ended_job_makes_room_for_one_that_resumes_it(backend, cluster):
     backend.submit(JOB)
     first = cluster.objects["rayjobs", "mine"]["metadata"]["uid"]
@@ -185,6 +194,8 @@ def test_a_pending_job_says_what_its_pods_wait_for(cluster):
     pull = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
     pod["status"] = {"phase": "Pending", "containerStatuses": [pull]}
     assert backend.state("mine").told.endswith("1 of 2 pods are up; worker: no such image")
+    cluster.answers = [None, 403]  # the RayJob, but not its pods
+    assert backend.state("mine").told == "its cluster is being made"
 
 
 @pytest.mark.parametrize(
