@@ -23,6 +23,10 @@ PAUSE = 1.0  # seconds between two looks
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")  # what `ray job logs` says itself is colored
 
+OF_RAY = re.compile(  # how the submitter says that it has submitted
+    r"(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\t(INFO|SUCC) \S+\.py:\d+ -- |$)"
+)
+
 DEPLOYMENT: dict[str, Status] = {  # of a RayJob's status.jobDeploymentStatus; others: pending
     "Running": "running",
     "Complete": "succeeded",
@@ -134,13 +138,14 @@ class Kubernetes:
             self._objects.create(made)
 
     def _lines(self, pod: str, uid: str, seen: dict[str, str]) -> Iterator[str]:
-        """A pod's lines after the last one that was seen, by the times before them."""
+        """What the driver printed, after the last line that was seen, by the lines' times."""
         after = seen.get(uid, "")
         for line in lines_of(self._objects.log(pod, SUBMITTER)):
             stamp, _, text = line.partition(" ")
             if comparable(stamp) > after:
                 seen[uid] = comparable(stamp)
-                yield COLOR.sub("", text)
+                if not OF_RAY.match(text := COLOR.sub("", text)):
+                    yield text
 
 
 def connected(namespace: str) -> KubeObjects:

@@ -114,6 +114,17 @@ def test_what_an_earlier_job_of_the_name_printed_is_not_read(cluster):
     assert list(backend.logs("mine")) == ["new"]
 
 
+def test_what_ray_says_of_its_own_is_left_out(cluster):
+    backend = Kubernetes(OPTIONS, Resources())
+    backend.submit(JOB)
+    rays = "2026-11-22 02:35:30,326\t{} cli.py:66 -- \x1b[32mJob 'one' submitted\x1b[39m"
+    said = ["", rays.format("SUCC"), "Running entrypoint for job one: dfkd", rays.format("ERR")]
+    cluster.add_pod("mine-a", "Succeeded", with_times(*said, "{}"), job_name="mine")
+    cluster.status("mine", **DONE)
+    last, line = backend.logs("mine")
+    assert "ERR" in last and "\x1b" not in last and line == "{}"
+
+
 def test_an_ended_job_makes_room_for_one_that_resumes_it(backend, cluster):
     backend.submit(JOB)
     first = cluster.objects["rayjobs", "mine"]["metadata"]["uid"]
