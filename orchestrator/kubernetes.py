@@ -7,7 +7,7 @@ import importlib.util
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dfkd.methods.errors import ConfigError, DfkdError
@@ -81,28 +81,23 @@ class Kubernetes:
     def logs(self, name: str) -> Iterator[str]:
         """The lines of its submitter's pods, which print what the driver prints.
 
-        A stream that breaks is taken up where it broke; Unreachable after two minutes of failures.
+        A stream that breaks is taken up where it broke; Unreachable after two minutes in which
+        nothing worked.
         """
         read: set[str] = set()
         seen: dict[str, str] = {}
-        answered = time.monotonic()
+        failing = 0.0  # since when
         while True:
+            began, before = time.monotonic(), dict(seen)
             try:
-                job = self._objects.ray_job(name)
-                pods = self._objects.pods(f"job-name={name}")
-                pod = next_pod(pods, read, job)
-                is_over = job is None or state_of(job).status in ENDED
-                answered = time.monotonic()
-                if pod is not None:
-                    uid = pod["metadata"]["uid"]
-                    yield from self._lines(pod["metadata"]["name"], uid, seen)
-                    if is_over or pod["status"]["phase"] in ("Succeeded", "Failed"):
-                        read.add(uid)
-                        continue
-                elif is_over:
+                if (yield from self._next_lines(name, read, seen)):
                     return
+                failing = 0.0
             except Unreachable:
-                if time.monotonic() - answered > PATIENCE:
+                now = time.monotonic()
+                worked = seen != before or now - began > PATIENCE / 2  # it was only silent for long
+                failing = now if worked else failing or began
+                if now - failing > PATIENCE:
                     raise
             time.sleep(PAUSE)
 
@@ -136,6 +131,21 @@ class Kubernetes:
         except Exists:  # of an earlier job, not collected yet
             self._objects.delete(made["kind"], made["metadata"]["name"])
             self._objects.create(made)
+
+    def _next_lines(
+        self, name: str, read: set[str], seen: dict[str, str]
+    ) -> Generator[str, None, bool]:
+        """What is new of the next pod that was not read; returns whether there will be no more."""
+        job = self._objects.ray_job(name)
+        pod = next_pod(self._objects.pods(f"job-name={name}"), read, job)
+        is_over = job is None or state_of(job).status in ENDED
+        if pod is None:
+            return is_over
+        uid = pod["metadata"]["uid"]
+        yield from self._lines(pod["metadata"]["name"], uid, seen)
+        if is_over or pod["status"]["phase"] in ("Succeeded", "Failed"):
+            read.add(uid)
+        return False
 
     def _lines(self, pod: str, uid: str, seen: dict[str, str]) -> Iterator[str]:
         """What the driver printed, after the last line that was seen, by the lines' times."""
