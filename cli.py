@@ -16,11 +16,13 @@ from typer.core import TyperGroup
 
 from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError
+from dfkd.orchestrator.cluster_options import ClusterOptions
 from dfkd.orchestrator.options import DEFAULT_STORAGE, SweepOptions, default, flags
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dfkd.orchestrator.jobs import Backend
     from dfkd.orchestrator.sweeps import SweepResult
 
 out = Console(highlight=False, markup=False)
@@ -79,11 +81,17 @@ Concurrent = Annotated[int | None, typer.Option(help="Trials at once; default: a
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default: $RAY_ADDRESS, or one started here.")
 ]
+Dashboard = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="A running Ray's dashboard, as http://HEAD:8265."),
+]
+Namespace = Annotated[str | None, typer.Option(metavar="NAME", help="Of Kubernetes.")]
 IN_PROCESS = (  # the options of a sweep that mean something for one trial without Ray
     *("methods", "epochs", "gpus_per_worker", "cpus_per_worker", "select", "keep_pool"),
     *("from_pool", "settings", "teacher", "student", "data", "seed", "name", "storage"),
     "export_dir",
 )
+SENT = tuple(one.name for one in fields(SweepOptions) if one.name != "address")
 
 Command = Callable[..., None]
 
@@ -123,7 +131,9 @@ def taking(kind: type, *names: str) -> Callable[[Command], Command]:
 def asked(given: dict[str, Any]) -> dict[str, Any]:
     """What was typed, as the fields of the dataclass that the options are from."""
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-    return {**values, "settings": settings_in(given["settings"])}
+    if "settings" in given:
+        values["settings"] = settings_in(given["settings"])
+    return values
 
 
 def settings_in(pairs: list[str] | None) -> dict[str, str | None]:
@@ -182,6 +192,76 @@ def resume(
 
     changes = {"trials": trials, "concurrent": concurrent, "address": address}
     carry_out(run, json, name=name, storage=storage, **changes)
+
+
+@app.command()
+@taking(SweepOptions, *SENT)
+@taking(ClusterOptions)
+def submit(
+    task: TaskArgument,
+    address: Dashboard = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="With --address: the head's interpreter.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Send it, and do not wait.")] = False,
+    json: Json = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Run the same sweep on a cluster, and follow it: as a KubeRay job, or on a Ray that runs.
+
+    For example: dfkd submit imagenet --trials 64 --gpus-per-worker 1 --workers-max 16 --image
+    IMAGE --storage s3://BUCKET/runs --secret s3-keys, or: dfkd submit digits --storage
+    s3://BUCKET/runs --address http://HEAD:8265
+
+    Ctrl-C leaves the job alone; `dfkd status NAME --watch` comes back to it, `dfkd stop NAME` ends
+    it. The same command with its --name again resumes it. See docs/kubernetes.md and
+    docs/clusters.md.
+    """
+    from dfkd.orchestrator.jobs import left_alone
+    from dfkd.orchestrator.requests import SweepRequest
+    from dfkd.orchestrator.submitting import prepare
+
+    of_cluster = asked({one.name: given.pop(one.name) for one in fields(ClusterOptions)})
+    request = SweepRequest(task=task, **asked(given))
+    sending = prepare(request, ClusterOptions(**of_cluster), address, python)
+    if dry_run:
+        sys.stdout.write(sending.shown())
+        return
+    name, backend = sending.job.name, sending.backend()
+    backend.submit(sending.job)
+    if detach:
+        facts = {"event": "submitted", "name": name, "storage": request.storage}
+        present(json, [left_alone(name, backend.way)], facts)
+    else:
+        attach(backend, name, json)
+
+
+@app.command()
+def stop(name: NameArgument, address: Dashboard = None, namespace: Namespace = None) -> None:
+    """End a job that `dfkd submit` sent; its sweep stays, and can be resumed by the same command.
+
+    For example: dfkd stop mine --namespace default, or: dfkd stop mine --address http://HEAD:8265
+    """
+    from dfkd.orchestrator.submitting import find_backend
+
+    find_backend(address, namespace).stop(name)
+    out.print(f"{name} has ended; `dfkd submit` with --name {name} resumes its sweep")
+
+
+@app.command()
+def logs(name: NameArgument, address: Dashboard = None, namespace: Namespace = None) -> None:
+    """Print what a job that `dfkd submit` sent prints, as it is, until it ends.
+
+    Its lines are the events that `dfkd sweep --json` prints; `dfkd status NAME --watch` shows them
+    as a leaderboard.
+    """
+    from dfkd.orchestrator.submitting import find_backend
+
+    for line in find_backend(address, namespace).logs(name):
+        print(line, flush=True)
 
 
 @app.command()
@@ -255,16 +335,31 @@ def export(
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: latest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
     storage: Storage = DEFAULT_STORAGE,
+    address: Dashboard = None,
+    namespace: Namespace = None,
     json: Json = False,
 ) -> None:
-    """Show a sweep's leaderboard as its run folder tells it, running or not."""
+    """Show a sweep's leaderboard as its run folder tells it, running or not.
+
+    With --address or --namespace: how a job does that `dfkd submit` sent there. Ctrl-C ends the
+    watching, and no sweep.
+    """
+    if address is not None or namespace is not None:
+        show_job(name, address, namespace, watch, json)
+        return
     from dfkd.orchestrator.board import leaderboard
     from dfkd.orchestrator.catalog import find_run, state, summary
+    from dfkd.orchestrator.progress import sweep_watcher
 
     run = find_run(name, storage)
+    if watch:
+        from dfkd.orchestrator.watching_runs import watch as follow
+
+        follow(run, sweep_watcher(out, json))
     where = f"{run.name} is {state(run)}, in {run.folder.uri}"
-    present(json, [leaderboard(run, out), where], summary(run))
+    present(json, [where] if watch else [leaderboard(run, out), where], summary(run))
 
 
 @app.command()
@@ -426,6 +521,38 @@ def carry_out(run: Callable[..., SweepResult], as_json: bool, **fields: Any) -> 
     facts = {"event": "sweep_ended", **catalog.outcome(result)}
     present(as_json, rendering.outcome(result), facts)
     if result.failed:
+        raise typer.Exit(1)
+
+
+def show_job(
+    name: str | None, address: str | None, namespace: str | None, watch: bool, as_json: bool
+) -> None:
+    """A job on a cluster: its state, or all of it from its first line."""
+    from dfkd.orchestrator.submitting import find_backend
+
+    if name is None:
+        raise ConfigError("which job? `dfkd status NAME`, with the name that `submit` told")
+    backend = find_backend(address, namespace)
+    if watch:
+        attach(backend, name, as_json)
+        return
+    state = backend.state(name)
+    told = f": {state.told}" if state.told else ""
+    present(as_json, [f"{name} is {state.status}{told}"], {"name": name, **asdict(state)})
+
+
+def attach(backend: Backend, name: str, as_json: bool) -> None:
+    """Follow a job to its end, and say how that was; exit status 1 unless all went well."""
+    from dfkd.orchestrator import outcomes
+    from dfkd.orchestrator.jobs import follow
+    from dfkd.orchestrator.progress import sweep_watcher
+
+    state = follow(backend, name, sweep_watcher(out, as_json))
+    if state.outcome is not None:
+        facts = {"event": "sweep_ended", **state.outcome}
+        present(as_json, outcomes.outcome(state.outcome), facts)
+    if state.status != "succeeded":
+        err.print(f"{name} {state.status}: {state.told}", style="red", soft_wrap=True)
         raise typer.Exit(1)
 
 

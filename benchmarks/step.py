@@ -30,10 +30,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from passes import Passes
 from plain_loop import PlainLoop, Sizes
 from provenance import commit, machine
 from safetensors.torch import save_file
-from torch import Tensor
 
 from dfkd.methods.networks import build_network
 from dfkd.methods.shape import ImageShape
@@ -59,7 +59,7 @@ class Case:
     student: str | None = None
     label_width: int | None = None
     recipe: Mapping[str, Any]
-    evaluated: int = 0
+    evaluated: int
 
 
 CASES = {
@@ -87,9 +87,19 @@ CASES = {
     ),
     "cifar10": Case(task="cifar10", recipe={"kd_steps": 50}, evaluated=1_000),
     "imagenet-112": Case(
-        task="imagenet", size=112, teacher="torchvision/resnet50", recipe={"kd_steps": 200}
+        task="imagenet",
+        size=112,
+        teacher="torchvision/resnet50",
+        recipe={"kd_steps": 200},
+        evaluated=200,
     ),
-    "imagenet-224": Case(task="imagenet", teacher="torchvision/resnet50", recipe={"kd_steps": 200}),
+    "imagenet-224": Case(
+        task="imagenet",
+        size=224,
+        teacher="torchvision/resnet50",
+        recipe={"kd_steps": 200},
+        evaluated=200,
+    ),
 }
 
 
@@ -113,7 +123,7 @@ def main() -> None:
             if options.steps:
                 changes |= {"kd_steps": options.steps}
             trial = build(CASES[name], changes, options.device)
-            calls = {"epoch": trial.step, "bare passes": bare(trial)}
+            calls = {"epoch": trial.step, "bare passes": Passes(trial).epoch}
             if name == "reference" and trial.device.type == "cpu":
                 calls["plain loop"] = plain(trial, options.steps)
             taken = in_turns(calls, options.repeats, trial.device)
@@ -142,7 +152,7 @@ def build(case: Case, changes: Mapping[str, Any], device: str) -> Trial:
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (case.evaluated, channels, size, size), generator=draws)
     labels = torch.randint(len(task.classes), (case.evaluated,), generator=draws)
-    evaluation = LabeledImages(images.to(torch.uint8), labels) if case.evaluated else None
+    evaluation = LabeledImages(images.to(torch.uint8), labels)
     student = case.student or task.student
     spec = TrialSpec(id="t", method=METHOD, recipe=recipe, student=student, epochs=1000, seed=0)
     around = Surroundings(
@@ -176,47 +186,6 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def bare(trial: Trial) -> Callable[[], None]:
-    """The passes of an epoch, on inputs made beforehand."""
-    settings: Any = trial.method.settings
-    nayer: Any = trial.method
-    trial.step()  # so that there is a generator, and memory has been allocated once
-    teacher, student, device = nayer.bench.teacher.network, trial.network, trial.device
-    shape = trial.task.shape
-    draws = torch.Generator(device).manual_seed(0)
-    target = nayer.targets(draws)
-    size = (settings.kd_batch_size, shape.channels, shape.height, shape.width)
-    batch = torch.rand(size, generator=draws, device=device)
-    parts = (
-        []
-        if trial.surroundings.evaluation is None
-        else list(trial.surroundings.evaluation.batches())
-    )
-    tests = [images.to(device).float() / 255 for images, _ in parts]
-
-    def run() -> None:
-        with torch.autocast(device.type, torch.bfloat16, settings.precision == "bfloat16"):
-            student.eval()
-            student.requires_grad_(False)
-            for _ in range(settings.rounds * settings.synthesis_steps):
-                images = nayer.generator(target)
-                nayer.generator.zero_grad()
-                summed(teacher(images), student(images)).backward()
-            student.train()
-            student.requires_grad_(True)
-            for _ in range(settings.kd_steps):
-                with torch.no_grad():
-                    teacher(batch)
-                student.zero_grad()
-                summed(student(batch)).backward()
-        student.eval()
-        with torch.no_grad():
-            for images in tests:
-                student(images)
-
-    return run
-
-
 def label_file(classes: Sequence[str], width: int) -> str:
     """A file of random label embeddings of this width."""
     folder = tempfile.mkdtemp(prefix="dfkd-bench-")
@@ -248,11 +217,6 @@ def plain(trial: Trial, kd_steps: int | None) -> Callable[[], None]:
     sizes = Sizes(kd_steps=kd_steps or Sizes().kd_steps)
     tests = evaluation.images.float() / 255
     return PlainLoop(teacher, student, tests, trial.method.settings.precision, sizes).epoch
-
-
-def summed(*logits: Tensor) -> Tensor:
-    """All answers in one number, to pass back from."""
-    return torch.stack([answers.float().sum() for answers in logits]).sum()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The small actors of sweeps and trials. Imports nothing heavy: each is a process.
+"""The small actor of a trial of several workers. Imports nothing heavy: it is a process.
 
-A trial of several workers has one Exchange, owned by its driver and gone with it; a sweep of such
-trials has one Registry. What trials share is with the keepers (keepers.py).
+The trial's driver owns its Exchange, and it is gone with it. What trials share is with the keepers
+(keepers.py).
 """
 
 from __future__ import annotations
@@ -62,19 +62,3 @@ class Mailroom:
 
 
 Exchange: Any = ray.remote(num_cpus=0)(Mailroom)
-
-
-class PlacementBook:
-    """Which placement groups the workers of each trial were started in."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, set[str]] = {}
-
-    def add(self, trial: str, group: str) -> None:
-        self._groups.setdefault(trial, set()).add(group)
-
-    def of(self, trial: str) -> list[str]:
-        return sorted(self._groups.get(trial, ()))
-
-
-Registry: Any = ray.remote(num_cpus=0)(PlacementBook)

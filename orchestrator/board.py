@@ -84,7 +84,8 @@ class Board:
 
     def sweep_started(self, sweep: SweepView, known: Sequence[TrialRecord]) -> None:
         self.fill(sweep, known)
-        self._start = time.monotonic()
+        since = 0.0 if sweep.began is None else max(0.0, time.time() - sweep.began)
+        self._start = time.monotonic() - since
         self._live = Live(
             self.render(), console=self._console, refresh_per_second=4, transient=False
         )
@@ -216,11 +217,10 @@ def recipe_in_brief(spec: TrialSpec) -> str:
     return " ".join(f"{key}={brief(spec.recipe[key])}" for key in spec.searched)
 
 
-def leaderboard(run: Run, console: Console) -> RenderableType:
-    """A run folder's trials as the board shows them, once."""
+def view_of(run: Run) -> SweepView:
+    """A run folder's sweep, for watchers."""
     facts = run.facts()
-    board = Board(console)
-    view = SweepView(
+    return SweepView(
         name=run.name,
         task=definition_name(facts["definition"]),
         score=facts["definition"]["select"],
@@ -228,5 +228,10 @@ def leaderboard(run: Run, console: Console) -> RenderableType:
         epochs=facts["definition"]["epochs"],
         teacher_accuracy=(run.folder.read_json("best/metrics.json") or {}).get("teacher_accuracy"),
     )
-    board.fill(view, run.records(), "running" if run.is_running() else "waiting")
+
+
+def leaderboard(run: Run, console: Console) -> RenderableType:
+    """A run folder's trials as the board shows them, once."""
+    board = Board(console)
+    board.fill(view_of(run), run.records(), "running" if run.is_running() else "waiting")
     return board.render()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfkd.methods.errors import ConfigError, unknown
-from dfkd.orchestrator.export import BEST, FORMATS, export_student
+from dfkd.orchestrator.export import BEST, FORMATS, METRICS, export_student
 from dfkd.orchestrator.requests import definition_name
 from dfkd.orchestrator.robustness import as_json
 from dfkd.orchestrator.runs import Run, TrialRecord, find_runs
@@ -30,7 +30,7 @@ def find_run(name: str | None, storage: str) -> Run:
 def state(run: Run) -> str:
     """`finished`, `failed`, `interrupted` or `running`; a killed driver counts as interrupted."""
     noted = str(run.facts()["state"])
-    if noted == "running" and run.folder.local is not None and not run.is_running():
+    if noted == "running" and not run.is_running():
         return "interrupted"
     return noted
 
@@ -73,16 +73,20 @@ def figures(record: TrialRecord) -> dict[str, Any]:
 
 
 def outcome(result: SweepResult) -> dict[str, Any]:
-    """How a sweep ended, as JSON values."""
+    """How a sweep ended, as JSON values; all that its summary for people says (outcomes.py)."""
     verdict = result.verdicts.get(result.best.spec.id)
     return {
         "name": result.run.name,
         "best": result.best.spec.id,
         "method": result.best.spec.method,
         "recipe": dict(result.best.spec.recipe),
+        "searched": list(result.best.spec.searched),
+        "outcome": result.best.outcome,
         "score": (result.best.best or {})["score"],
         "accuracy": (result.best.best or {}).get("accuracy"),
+        "judged": bool(result.verdicts),
         "verdict": verdict.as_json() if verdict else None,
+        "control": _control(result),
         "sureness": result.run.sureness(),
         "jury_against_accuracy": result.run.jury_against_accuracy(),
         "teacher_accuracy": result.teacher_accuracy,
@@ -97,6 +101,37 @@ def outcome(result: SweepResult) -> dict[str, Any]:
         "exported": result.exported.uri,
         "seconds": result.seconds,
     }
+
+
+def _control(result: SweepResult) -> dict[str, Any] | None:
+    if result.control is None:
+        return None
+    verdict = result.verdicts.get(result.control.spec.id)
+    return {
+        "outcome": result.control.outcome,
+        "verdict": verdict.as_json() if verdict else None,
+    }
+
+
+def outcome_of(run: Run) -> dict[str, Any] | None:
+    """How the sweep of a run folder ended, as `outcome` says it; None if it has not finished."""
+    facts = run.facts()
+    if facts["state"] != "finished":
+        return None
+    records = {record.spec.id: record for record in run.records()}
+    metrics = run.folder.read_json(f"{BEST}/metrics.json") or {}
+    result = SweepResult(
+        run=run,
+        records=list(records.values()),
+        best=records[facts["best"]["trial"]],
+        control=records.get(CONTROL_ID),
+        exported=run.folder.child(BEST),
+        teacher_accuracy=metrics.get("teacher_accuracy"),
+        select=facts["definition"]["select"],
+        verdicts=run.verdicts(),
+        seconds=facts["seconds"],
+    )
+    return outcome(result)
 
 
 def export_again(
@@ -115,7 +150,7 @@ def export_again(
         raise ConfigError(*found)
     Folder.of(to).require_writable("--to")
     record = records[trial or (best or {})["trial"]]
-    facts = run.folder.read_json(f"{BEST}/metrics.json") or {}
+    facts = run.folder.child(BEST).read_json(METRICS) or {}
     return export_student(
         run,
         record,

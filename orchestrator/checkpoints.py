@@ -60,12 +60,15 @@ def stow(folder: Folder, state: Any) -> Any:
     storage refuses.
     """
     blocks = folder.child(BLOCKS)
-    with explained(folder, BLOCKS):
-        there = set(blocks.files())
+    there: set[str] | None = None
 
     def put(tensor: Tensor) -> Block:
+        nonlocal there
         plain = tensor.detach().cpu().contiguous()
         name = digest(plain)
+        if there is None:  # asked only where there is something to write
+            with explained(folder, BLOCKS):
+                there = set(blocks.files())
         if name not in there:
             with explained(blocks, name):
                 blocks.write(name, plain.reshape(-1).view(torch.uint8).numpy().data)
@@ -75,13 +78,17 @@ def stow(folder: Folder, state: Any) -> Any:
     return packed(state, put)
 
 
-def publish(folder: Folder, stowed: Any) -> None:
-    """Make the rest of a stowed state the checkpoint; blocks that it does not name are removed."""
+def publish(folder: Folder, stowed: Any, before: set[str] | None = None) -> set[str]:
+    """Make the rest of a stowed state the checkpoint; returns the names of its blocks.
+
+    The others are removed: those of `before`, if it is known that no more than these are there.
+    """
     buffer = io.BytesIO()
     torch.save(stowed, buffer)
     with explained(folder, CHECKPOINT):
         folder.write(CHECKPOINT, buffer.getbuffer())
-    prune(folder, stowed)
+    prune(folder, stowed, before)
+    return named(stowed)
 
 
 def read(folder: Folder) -> Any:
@@ -104,10 +111,10 @@ def fetch(folder: Folder, stowed: Any, device: torch.device | str = "cpu") -> An
     return within(stowed, lambda part: fetch(folder, part, device))
 
 
-def prune(folder: Folder, stowed: Any) -> None:
+def prune(folder: Folder, stowed: Any, there: set[str] | None = None) -> None:
     """Remove blocks that the rest of a stowed state does not name. What cannot be removed stays."""
     blocks, names = folder.child(BLOCKS), named(stowed)
-    for name in set(blocks.files()) - names:
+    for name in (set(blocks.files()) if there is None else there) - names:
         with suppress(OSError):
             blocks.delete(name)
 
@@ -138,7 +145,7 @@ def explained(folder: Folder, name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrialFailed(
-            f"{folder.uri}/{name} cannot be written: {error.strerror or error}; "
+            f"{folder.uri_of(name)} cannot be written: {error.strerror or error}; "
             "what was saved before is intact"
         ) from error
 
@@ -179,7 +186,7 @@ def read_block(folder: Folder, block: Block) -> Tensor:
 def damaged(folder: Folder, name: str, why: str) -> TrialFailed:
     """What to tell of a part of a checkpoint that cannot be used."""
     return TrialFailed(
-        f"{folder.uri}/{name} is damaged ({why}); remove {folder.uri}/{CHECKPOINT} to run the "
+        f"{folder.uri_of(name)} is damaged ({why}); remove {folder.uri_of(CHECKPOINT)} to run the "
         "trial from its start"
     )
 

@@ -1,4 +1,4 @@
-"""Ray itself: start one here or join one, and wait, aloud, for what a trial needs."""
+"""Ray itself: start one here or join one, and what a trial takes of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import shlex
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray._private.worker
 
 from dfkd.methods.errors import ConfigError, SweepFailed
 from dfkd.orchestrator.quick_start import use_running_workers
 
-JOIN_PATIENCE = 600.0  # seconds to wait for a cluster that may be scaling up
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -27,9 +26,12 @@ QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",  # without an answer from a worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: see sweeps.py
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # see TuneSearch.suggest
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # told by the bookkeeper
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",  # see tuning.py
 }
 
@@ -63,15 +65,18 @@ class Resources:
         each = " and ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
         return each if self.workers == 1 else f"{self.workers} times {each}"
 
-    def fitting(self) -> int:
-        """How many trials the cluster as it stands can run at once; each worker on one node."""
-        slots = sum(
-            int(min(node["Resources"].get(name, 0.0) / amount + 1e-6 for name, amount in need))
-            for need in [self.per_worker.items()]
-            for node in ray.nodes()
-            if node["Alive"]
+    def fitting(self, nodes: Sequence[Mapping[str, float]] | None = None) -> int:
+        """How many trials run at once on nodes with these resources; each worker on one node.
+
+        By default: all that the nodes of the cluster have, whoever takes it now.
+        """
+        if nodes is None:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        need = self.per_worker.items()
+        slots = (
+            int(min(node.get(name, 0.0) / amount + 1e-6 for name, amount in need)) for node in nodes
         )
-        return slots // self.workers
+        return sum(slots) // self.workers
 
 
 @contextmanager
@@ -89,44 +94,26 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if address == "local" and " " in sys.executable:  # Ray starts workers by an unquoted command
         own["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     on_request = signal.getsignal(signal.SIGTERM)
+    ray._private.worker.print_to_stdstream = _silent
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweepFailed(f"Ray cannot be reached at {address}: {error}") from None
-    if threading.current_thread() is threading.main_thread() and callable(on_request):
-        signal.signal(signal.SIGTERM, on_request)  # Ray's ends in an abort, after all was saved
+    _answer_sigterm(on_request)  # Ray's own answer ends in an abort, after all was saved
     if address == "local":
         use_running_workers()
     try:
         yield
     finally:
         ray.shutdown()
+        _answer_sigterm(on_request)  # Ray has left none: the export would just be killed
 
 
-def wait_for_room(
-    need: Resources, say: Callable[[str], None], patience: float | None = None
-) -> int:
-    """How many trials fit at once; waits for a cluster to grow, and says so.
+def _answer_sigterm(handler: Any) -> None:
+    """Set the handler again; only a main thread may have one."""
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
 
-    Raises SweepFailed after `patience` seconds (by default none on a cluster of one node, where
-    nothing will come).
-    """
-    if patience is None:
-        patience = JOIN_PATIENCE if os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1 else 0.0
-    deadline, told = time.monotonic() + patience, 0.0
-    while (room := need.fitting()) < 1:
-        left = deadline - time.monotonic()
-        total = ray.cluster_resources()
-        have = f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU"
-        if left <= 0:
-            raise SweepFailed(
-                f"a trial needs {need}, and the cluster has {have}; ask for less with --workers, "
-                "--cpus-per-worker or --gpus-per-worker"
-            )
-        if time.monotonic() - told > 10:
-            say(
-                f"waiting for room: a trial needs {need}, the cluster has {have}; {left:.0f} s left"
-            )
-            told = time.monotonic()
-        time.sleep(0.5)
-    return room
+
+def _silent(*lines: Any, **options: Any) -> None:
+    """Instead of what prints pages from a lost node's log on standard output, which is ours."""

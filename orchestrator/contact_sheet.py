@@ -71,18 +71,18 @@ def contact_sheet(folder: Folder, per_class: int = 10) -> tuple[Image.Image, Gri
 
 def save_contact_sheet(folder: Folder, to: str, per_class: int) -> str:
     """Write the sheet as a PNG file; returns where it is."""
-    place, _, name = Folder.of(to).uri.rpartition("/")
-    if not name.lower().endswith(".png"):
+    place = Folder.of(to)
+    if not place.name.lower().endswith(".png"):
         raise ConfigError(f"--to must be a .png file, got {to}")
     sheet, _ = contact_sheet(folder, per_class)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     try:
-        Folder(place or "/").write(name, buffer.getvalue())
+        place.parent.write(place.name, buffer.getvalue())
     except OSError as error:
         told = error.strerror or error
         raise ConfigError(f"{to} cannot be written: {told}; choose another with --to") from None
-    return f"{place}/{name}"
+    return place.uri
 
 
 def _grid(rows: Sequence[Sequence[Tensor]], names: Sequence[str]) -> Grid:

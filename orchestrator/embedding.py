@@ -188,15 +188,15 @@ def told(found: Geometry) -> Iterator[RenderableType]:
 
 def _write(path: str, data: bytes, option: str) -> str:
     """Write a file on any storage; returns where it is."""
-    place, _, name = Folder.of(path).uri.rpartition("/")
+    place = Folder.of(path)
     try:
-        Folder(place or "/").write(name, data)
+        place.parent.write(place.name, data)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
             f"{path} cannot be written: {reason}; choose another with {option}"
         ) from None
-    return f"{place}/{name}"
+    return place.uri
 
 
 def as_json(found: Geometry) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,13 @@ from dfkd.methods.errors import ConfigError
 from dfkd.methods.jury import together
 from dfkd.methods.losses import distillation
 from dfkd.methods.teacher import Teacher
-from dfkd.orchestrator.export import BEST
-from dfkd.orchestrator.programs import load_program
+from dfkd.orchestrator.export import BEST, PROGRAM, exported
 from dfkd.orchestrator.runs import SWEEP, TEACHER, Run
 from dfkd.orchestrator.specs import task_from_definition
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.verdicts import jury_of, makers_of
 from dfkd.search_spaces.data import Labeled, load_data
+from dfkd.search_spaces.programs import program_from_bytes
 from dfkd.search_spaces.task import Task, load_task
 from dfkd.search_spaces.teachers import teacher_from_bytes
 
@@ -57,12 +56,12 @@ def evaluate(
     The task is `task`, or that of the sweep the student lies in. Raises ConfigError where student
     or task cannot be found, or neither labeled images nor a jury.
     """
-    program, run = _locate(student, storage)
+    folder, name, run = _locate(student, storage)
     facts: dict[str, Any] | None = run.folder.read_json(SWEEP) if run is not None else None
     problem = _task(task, facts, student)
     given = facts["definition"]["data"] if facts is not None and task is None else None
     images = load_data(problem, "test", data or given)
-    network = load_program(str(program))
+    network = program_from_bytes(exported(folder, name), f"student {folder.uri_of(name)}")
     weights = run.folder.read(TEACHER) if run is not None and task is None else None
     teacher = None if weights is None else teacher_from_bytes(weights).build(problem)
     figures: dict[str, Any] = {}
@@ -115,19 +114,20 @@ def _by_jury(network: torch.nn.Module, run: Run, teacher: Teacher) -> dict[str, 
     }
 
 
-def _locate(student: str, storage: str) -> tuple[Path, Run | None]:
+def _locate(student: str, storage: str) -> tuple[Folder, str, Run | None]:
+    """The folder and the name of a program, and the sweep that it lies in."""
     run = Run(Folder.of(storage).child(student))
-    if run.folder.local is not None and (run.folder.local / BEST / "student.pt2").is_file():
-        return run.folder.local / BEST / "student.pt2", run
-    path = Path(student).expanduser().absolute()
-    program = path / "student.pt2" if path.is_dir() else path
-    if not program.is_file():
+    if "://" not in student and run.folder.child(BEST).exists(PROGRAM):
+        return run.folder.child(BEST), PROGRAM, run
+    given = Folder.of(student)
+    folder, name = (given, PROGRAM) if given.exists(PROGRAM) else (given.parent, given.name)
+    if not folder.exists(name):
         raise ConfigError(
             f"no student '{student}': neither a finished sweep in {Folder.of(storage).uri}, nor a "
             "folder with student.pt2, nor a .pt2 file"
         )
-    above = Run(Folder(str(program.parent.parent)))
-    return program, above if above.folder.exists(SWEEP) else None
+    above = Run(folder.parent)
+    return folder, name, above if above.folder.exists(SWEEP) else None
 
 
 def _answers(network: torch.nn.Module, inputs: Tensor, task: Task, student: str) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import Shard
+from dfkd.orchestrator.quick_start import without_the_compiler
 
 TURN_TIMEOUT = 1800.0  # seconds for the slowest worker to synthesize one epoch's shards
 
@@ -68,7 +69,8 @@ class TrainTeam:
 
     def parallel(self, network: nn.Module) -> nn.Module:
         devices = [self._device] if self._device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices)
+        with without_the_compiler():
+            return DistributedDataParallel(network, device_ids=devices)
 
     def apart(self, network: nn.Module) -> AbstractContextManager[object]:
         synchronizing = cast(DistributedDataParallel, network)

@@ -1,15 +1,20 @@
-"""The best student as files that need no dfkd: weights, a program, a card, the figures."""
+"""The best student as files that need no dfkd: weights, a program, a card, the figures.
+
+The figures, metrics.json, are written last, after those of an earlier export were deleted, and list
+the other files with size and SHA-256: where they lie, the rest is whole, and belongs to them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import safetensors.torch
 import torch
 
-from dfkd.methods.errors import DfkdError
+from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.networks import Normalized, build_network, parameters
 from dfkd.orchestrator.model_card import model_card
 from dfkd.orchestrator.programs import program
@@ -20,6 +25,8 @@ from dfkd.orchestrator.trials import STUDENT
 from dfkd.search_spaces.task import Task
 
 BEST = "best"
+METRICS = "metrics.json"
+PROGRAM = "student.pt2"
 
 
 def export_best(
@@ -75,12 +82,41 @@ def export_student(
         "classes": list(task.classes),
         "versions": facts["versions"],
     }
-    for format in formats:
-        name, write = FORMATS[format]
-        folder.write(name, write(student, task))
-    folder.write("model_card.md", model_card(metrics).encode())
-    folder.write("metrics.json", json.dumps(metrics, indent=1).encode())
+    files = {name: write(student, task) for name, write in map(FORMATS.__getitem__, formats)}
+    publish(folder, files | {"model_card.md": model_card(metrics).encode()}, metrics)
     return folder
+
+
+def publish(folder: Folder, files: Mapping[str, bytes], metrics: Mapping[str, Any]) -> None:
+    """Write files, and then metrics that list them; in between there are no metrics."""
+    if folder.exists(METRICS):
+        folder.delete(METRICS)
+    for name, data in files.items():
+        folder.write(name, data)
+    listed = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
+    folder.write_json(METRICS, {**metrics, "files": listed})
+
+
+def exported(folder: Folder, name: str) -> bytes:
+    """A file of an exported student.
+
+    Raises ConfigError where there is none, or where another file than its metrics list: of an
+    export that was cut off, or one that goes on. Without metrics any file will do.
+    """
+    data = folder.read(name)
+    listed = (folder.read_json(METRICS) or {}).get("files", {}).get(name)
+    if data is None:
+        raise ConfigError(f"{folder.uri_of(name)} does not exist")
+    if listed is not None and (len(data), sha256(data)) != (listed["bytes"], listed["sha256"]):
+        raise ConfigError(
+            f"{folder.uri_of(name)} is not what its {METRICS} lists; export it again: dfkd export"
+        )
+    return data
+
+
+def sha256(data: bytes) -> str:
+    """As sha256sum prints it."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def rebuild(task: Task, name: str, weights: bytes) -> Normalized:
@@ -104,6 +140,6 @@ def state_dict(student: Normalized, task: Task) -> bytes:
 
 FORMATS: dict[str, tuple[str, Callable[[Normalized, Task], bytes]]] = {
     "safetensors": ("model.safetensors", weights),
-    "pt2": ("student.pt2", program),
+    "pt2": (PROGRAM, program),
     "pt": ("model.pt", state_dict),
 }

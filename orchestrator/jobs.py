@@ -1,14 +1,30 @@
-"""A sweep as a job on a cluster: what is sent, and what can be known of it."""
+"""A sweep as a job on a cluster: what is sent, what can be known of it, and how it is followed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import queue
+import re
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from dfkd.methods.errors import DfkdError
+
+if TYPE_CHECKING:  # a job is sent without torch and Ray
+    from dfkd.orchestrator.replaying import Replay
+    from dfkd.orchestrator.watching import Watcher
 
 Status = Literal["pending", "running", "succeeded", "failed", "stopped"]
 
 ENDED = ("succeeded", "failed", "stopped")
+TICK = 0.25  # seconds between two drawings of a table
+LOOK = 10.0  # seconds without news before the job itself is looked at, or its wait is told again
+PATIENCE = 120.0  # seconds in which a cluster that was there may fail to answer
+SETTLING = 60.0  # seconds that a job may take to be over after its last line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +35,10 @@ class Job:
     storage: str
     """Where its run folder lies: a URI, or a path that the cluster's nodes share."""
     arguments: tuple[str, ...]
-    """What follows `dfkd sweep`: task and options, but --name, --storage, --address, --json."""
+    """What follows `dfkd sweep`: the task, then its options.
+
+    Without --name, --storage, --address and --json, which are the backend's to say.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +52,23 @@ class JobState:
     """What a followed job's sweep ended with (catalog.outcome); None if it said nothing of it."""
 
 
+def fresh_name(task: str) -> str:
+    """A name for a sweep of `task` (a name, or a .yaml file) that every cluster takes.
+
+    Letters, digits and dashes, a letter first, at most 43 characters.
+    """
+    stem = re.sub(r"[^a-z0-9]+", "-", PurePath(task).stem.lower()).strip("-")
+    stem = stem if stem[:1].isalpha() else f"task-{stem}"
+    return f"{stem[:27].rstrip('-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 class Backend(Protocol):
     """Somewhere that jobs run. Every call is bounded in time, but `logs`; all raise DfkdError."""
+
+    @property
+    def way(self) -> Sequence[str]:
+        """The options that lead back here, as in `dfkd status NAME OPTIONS`."""
+        ...
 
     def submit(self, job: Job) -> None:
         """Send the job; raises ConfigError if one of its name runs already."""
@@ -51,3 +85,129 @@ class Backend(Protocol):
     def stop(self, name: str) -> None:
         """End it; its sweep can be resumed."""
         ...
+
+
+class Detached(KeyboardInterrupt):
+    """Ctrl-C while a job was followed; the job goes on."""
+
+    def __init__(self, name: str, way: Sequence[str]) -> None:
+        super().__init__(left_alone(name, way))
+
+
+def left_alone(name: str, way: Sequence[str]) -> str:
+    """What to say of a job that nobody follows any more; `way` is its backend's."""
+    watch = shlex.join(["dfkd", "status", name, "--watch", *way])
+    stop = shlex.join(["dfkd", "stop", name, *way])
+    return f"{name} goes on without you; watch it: {watch}; end it: {stop}"
+
+
+def follow(backend: Backend, name: str, watcher: Watcher) -> JobState:
+    """Tell the watcher what happens in a job from its beginning, until it ends; returns that.
+
+    Ctrl-C raises Detached, and the job goes on. Raises DfkdError if the cluster does not answer for
+    two minutes.
+    """
+    from dfkd.orchestrator.replaying import Replay
+
+    replay = Replay(watcher)
+    looks = _Looks(backend, name, watcher)
+    try:
+        _wait_for_start(looks, name, watcher)
+        _replay_lines(looks, replay, watcher)
+        state = _settled(looks)
+    except KeyboardInterrupt:
+        raise Detached(name, backend.way) from None
+    finally:
+        replay.close()
+    told = "" if state.status == "succeeded" else "\n".join(replay.complaints) or state.told
+    return replace(state, told=told, outcome=replay.outcome)
+
+
+class _Looks:
+    """Looks at a job's state, with patience for a cluster that does not answer for a while."""
+
+    def __init__(self, backend: Backend, name: str, watcher: Watcher) -> None:
+        self.backend = backend
+        self.name = name
+        self._watcher = watcher
+        self._answered = time.monotonic()
+        self._seen = False
+
+    def look(self) -> JobState | None:
+        """The state; None if it cannot be had at the moment."""
+        try:
+            state = self.backend.state(self.name)
+        except DfkdError as error:
+            silent = time.monotonic() - self._answered
+            if not self._seen or silent > PATIENCE:
+                raise
+            self._watcher.say(f"no news for {silent:.0f} s: {error}")
+            return None
+        self._answered, self._seen = time.monotonic(), True
+        return state
+
+
+def _wait_for_start(looks: _Looks, name: str, watcher: Watcher) -> None:
+    """Return once the job is more than pending; say every ten seconds what it waits for."""
+    told = float("-inf")
+    while (state := looks.look()) is None or state.status == "pending":
+        if state is not None and time.monotonic() - told >= LOOK:
+            watcher.say(f"{name} has not started yet: {state.told or 'it waits for its turn'}")
+            told = time.monotonic()
+        watcher.tick()
+        time.sleep(1.0)
+
+
+def _replay_lines(looks: _Looks, replay: Replay, watcher: Watcher) -> None:
+    """Until the lines end, or none has come for a while after the job's end."""
+    lines: queue.Queue[str | BaseException | None] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(looks.backend, looks.name, lines), daemon=True)
+    reader.start()
+    heard = ticked = time.monotonic()
+    was_over = False
+    while True:
+        try:
+            line = lines.get(timeout=TICK)
+        except queue.Empty:
+            line = ""
+        now = time.monotonic()
+        if line is None:
+            return
+        if isinstance(line, BaseException):
+            raise line
+        if line:
+            replay.line(line)
+            heard, was_over = now, False
+        if now - ticked >= TICK:
+            watcher.tick()
+            ticked = now
+        if now - heard > LOOK:
+            state = looks.look()
+            is_over = state is not None and state.status in ENDED
+            if is_over and was_over:  # its lines may have been on their way at the first look
+                return
+            heard, was_over = now, is_over
+
+
+def _read(backend: Backend, name: str, lines: queue.Queue[str | BaseException | None]) -> None:
+    """A thread's work: the job's lines, as the last one None or why there are no more."""
+    try:
+        for line in backend.logs(name):
+            lines.put(line)
+    except BaseException as error:
+        lines.put(error)
+    else:
+        lines.put(None)
+
+
+def _settled(looks: _Looks) -> JobState:
+    """The state in which the job ended; raises DfkdError if it does not."""
+    deadline = time.monotonic() + SETTLING
+    while (state := looks.look()) is None or state.status not in ENDED:
+        if time.monotonic() > deadline:
+            raise DfkdError(
+                f"{looks.name} prints nothing more and has not ended for {SETTLING:.0f} s; it may "
+                "have to be stopped"
+            )
+        time.sleep(0.5)
+    return state

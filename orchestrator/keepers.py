@@ -201,12 +201,22 @@ class PoolKeeper:
         """A bundle will not come: everybody has to make it."""
         self._waived.add(key)
 
+    def accepts(self, key: str, size: int) -> bool:
+        """Whether a bundle of so many bytes would be kept; if not, it need not be sent.
+
+        Nobody waits for one that would not.
+        """
+        if size <= self._bundles.budget:
+            return True
+        self._counts.refusals += 1
+        self.waive(key)
+        return False
+
     def give(self, key: str, seal: str, *arrays: Any) -> None:
-        """Keep a bundle."""
+        """Keep a bundle that was accepted."""
         self._makers.pop(key, None)
         size = sum(array.nbytes for array in arrays)
-        if not self._bundles.put(key, size, lambda: (seal, [ray.put(array) for array in arrays])):
-            self.waive(key)
+        self._bundles.put(key, size, lambda: (seal, [ray.put(array) for array in arrays]))
 
     # Shards
 

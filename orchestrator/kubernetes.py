@@ -44,6 +44,10 @@ class Kubernetes:
         self._objects = connected(options.namespace)
         self._known: set[str] = set()
 
+    @property
+    def way(self) -> tuple[str, str]:
+        return "--namespace", self._objects.namespace
+
     def submit(self, job: Job) -> None:
         """Create the RayJob; one of that name that has ended is replaced, and its sweep resumed."""
         if self._resources is None:

@@ -76,6 +76,8 @@ class SweepOptions:
     storage: str = option(DEFAULT_STORAGE, "Where run folders lie: a path, s3://, gs://.")
     address: str | None = option(None, "A Ray cluster; default: $RAY_ADDRESS, or one started here.")
     export_dir: str | None = option(None, "Copy the student here too.")
+    track: tuple[str, ...] = option((), "Also to tensorboard, mlflow, wandb; repeat.")
+    """Trackers to tell of every trial (tracking.TRACKERS)."""
 
 
 def flags(one: Field[Any]) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import ray
 import torch
 
+from dfkd.methods.errors import SweepFailed
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.quick_start import spare_the_compiler
+from dfkd.orchestrator.room import JOIN_PATIENCE
+
+LOSSES = 10  # of a task's workers, that are borne
+LOOK_AGAIN = 10.0  # seconds between looks at the cluster while nothing comes
 
 Result = TypeVar("Result")
 
@@ -58,16 +66,25 @@ class Here:
 
 
 class OnWorkers:
-    """On the cluster, each call in a task that takes what one worker of a trial takes."""
+    """On the cluster, each call in a task that takes what one worker of a trial takes.
+
+    A task whose node is lost is done again elsewhere. Raises SweepFailed where that happened too
+    often, and where no node has had room for any of them for JOIN_PATIENCE.
+    """
 
     def __init__(self, need: Resources) -> None:
-        self._need = need
+        self._need = replace(need, workers=1)
         self.device = "cuda" if need.gpus_per_worker else "cpu"
 
     def __call__(
         self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]]
     ) -> list[Result]:
-        results: list[Result] = ray.get(self._start(_on_a_worker, function, calls))
+        running = self._start(_on_a_worker, function, calls)
+        left = list(running)
+        with _losses_explained():
+            while left:
+                left.remove(self._first(left))
+            results: list[Result] = ray.get(running)
         return results
 
     def watched(
@@ -78,20 +95,49 @@ class OnWorkers:
     ) -> list[Result]:
         running = self._start(_step_by_step, function, calls)
         results: dict[Any, Result] = {}
-        while left := [steps for steps in running if steps not in results]:
-            (ready, *_), _ = ray.wait(left, num_returns=1)
-            item = ray.get(next(ready))
-            if isinstance(item, int):
-                on_work(item)
-            else:
-                results[ready] = item
+        with _losses_explained():
+            while left := [steps for steps in running if steps not in results]:
+                ready = self._first(left)
+                item = ray.get(next(ready))
+                if isinstance(item, int):
+                    on_work(item)
+                else:
+                    results[ready] = item
         return [results[steps] for steps in running]
+
+    def _first(self, waiting: Sequence[Any]) -> Any:
+        """The one of these that has something, when one has."""
+        since = time.monotonic()
+        while True:
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=LOOK_AGAIN)
+            if ready:
+                return ready[0]
+            if self._need.fitting():
+                since = time.monotonic()
+            elif time.monotonic() - since > JOIN_PATIENCE:
+                raise SweepFailed(
+                    f"no node has had {self._need} for {JOIN_PATIENCE:.0f} s; give the cluster "
+                    "nodes, then run the same command to resume"
+                )
 
     def _start(self, how: Any, function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """A task for each call; what Ray knows of them."""
         cpus, gpus = self._need.cpus_per_worker, self._need.gpus_per_worker
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(how)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES)(how)
         return [task.remote(function, call, max(1, int(cpus))) for call in calls]
+
+
+@contextmanager
+def _losses_explained() -> Iterator[None]:
+    """What a task itself raises is passed on; what became of its workers is told."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise SweepFailed(
+            f"workers were lost {LOSSES + 1} times: {error}; run the same command to resume"
+        ) from None
 
 
 def _on_a_worker(function: Callable[..., Result], call: tuple[Any, ...], threads: int) -> Result:

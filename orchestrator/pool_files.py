@@ -21,6 +21,7 @@ from dfkd.methods.errors import ConfigError
 from dfkd.methods.memory import Shard
 from dfkd.methods.shape import ImageShape
 from dfkd.methods.shelf import contents, digest
+from dfkd.orchestrator.patience import StorageFailed, StorageRefused
 from dfkd.orchestrator.storage import Folder
 
 POOLS = "pools"  # where they lie in a run folder
@@ -108,16 +109,21 @@ def read(folder: Folder, name: str, verify: bool = True) -> KeptFile:
     On a local disk its pages are loaded when they are looked at. To `verify` that images and labels
     are those that were written is to look at all of them.
     """
-    with _explained(folder, name), folder.open(name) as file:
-        reader = pa.ipc.open_file(file)
-        about, shape = _described(reader.schema)
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    with _explained(folder, name):
+        schema, batches = folder.patiently(lambda: _batches(folder, name))
+        about, shape = _described(schema)
         shards = [_shard(batch, shape, len(about.classes)) for batch in batches]
-        seal = _metadata(reader.schema)[DIGEST_KEY]
+        seal = _metadata(schema)[DIGEST_KEY]
         if verify and digest(*contents(shards)) != seal:
             raise ValueError("its images are not those that were written")
         losses = [float(batch.column("loss")[0].as_py()) for batch in batches]
         return KeptFile(about=about, shards=shards, losses=losses)
+
+
+def _batches(folder: Folder, name: str) -> tuple[Any, list[Any]]:
+    with folder.open(name) as file:
+        reader = pa.ipc.open_file(file)
+        return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
 
 def survey(folder: Folder) -> list[Surveyed]:
@@ -134,16 +140,24 @@ def _place(file: Surveyed) -> tuple[Any, ...]:
 def _look(folder: Folder, name: str) -> Surveyed:
     """A file's schema and labels; images are not fetched."""
     size = 0
-    try:
-        with _explained(folder, name), folder.open(name) as file:
+
+    def look() -> tuple[Any, list[Any]]:
+        nonlocal size
+        with folder.open(name) as file:
             size = file.size()
-            about, shape = _described(pa.ipc.open_file(file).schema)
             only_labels = pa.ipc.IpcReadOptions(included_fields=[LABEL])
             reader = pa.ipc.open_file(file, options=only_labels)
+            labels = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            return pa.ipc.open_file(file).schema, labels
+
+    try:
+        with _explained(folder, name):
+            schema, batches = folder.patiently(look)
+            about, shape = _described(schema)
             count = len(about.classes)
             per_class = torch.zeros(count, dtype=torch.int64)
-            for index in range(reader.num_record_batches):
-                per_class += _labels(reader.get_batch(index), count).bincount(minlength=count)
+            for batch in batches:
+                per_class += _labels(batch, count).bincount(minlength=count)
     except ConfigError as error:
         return Surveyed(name=name, bytes=size, problem=str(error))
     found = tuple(per_class.tolist())
@@ -153,11 +167,13 @@ def _look(folder: Folder, name: str) -> Surveyed:
 @contextmanager
 def _explained(folder: Folder, name: str) -> Iterator[None]:
     """Turns whatever Arrow says of a bad file into what a user can do."""
-    place = f"{folder.uri}/{name}"
+    place = folder.uri_of(name)
     try:
         yield
     except FileNotFoundError:
         raise ConfigError(f"{place} does not exist; `dfkd pool ls` lists a pool's files") from None
+    except (StorageFailed, StorageRefused):
+        raise
     except SPOILED as error:
         told = str(error).partition("\n")[0] + " is missing" * isinstance(error, KeyError)
         raise ConfigError(

@@ -66,7 +66,7 @@ def survey_whole(folder: Folder) -> list[Surveyed]:
     for file in files:
         if first is not None and file.about is not None and file.about.classes != first.classes:
             problems.append(
-                f"{folder.uri}/{file.name} is of task {file.about.task}, with other classes than "
+                f"{folder.uri_of(file.name)} is of task {file.about.task}, with other classes than "
                 f"{files[0].name} of task {first.task}; put it into another folder"
             )
     if problems:

@@ -13,104 +13,26 @@ from rich.text import Text
 
 from dfkd.methods import METHODS, load_method
 from dfkd.methods.settings import describe
-from dfkd.orchestrator.model_card import brief, over_epochs, percent
-from dfkd.orchestrator.robustness import LAST
+from dfkd.orchestrator import outcomes
+from dfkd.orchestrator.model_card import percent
 
 if TYPE_CHECKING:  # `dfkd methods` would wait for Ray
     from dfkd.orchestrator.evaluation import Evaluation
     from dfkd.orchestrator.pool_files import Surveyed
     from dfkd.orchestrator.requests import SweepRequest
-    from dfkd.orchestrator.runs import TrialRecord
     from dfkd.orchestrator.specs import SweepSpec
     from dfkd.orchestrator.sweeps import SweepResult
     from dfkd.orchestrator.teaching import TrainedTeacher
     from dfkd.search_spaces.task import Task
 
 MANY = 20  # classes: of more only the extremes are told
-ORACLE = (
-    "selected by accuracy on real labels: an oracle that a user without data has not; the figure "
-    "above is the best of many looks at the same test images"
-)
 
 
 def outcome(result: SweepResult) -> Iterator[RenderableType]:
     """The summary under the leaderboard."""
-    best = result.best
-    judged = ("fidelity", "agreement") if result.verdicts else ()
-    table = Table("", *judged, "accuracy")
-    if result.teacher_accuracy is not None:
-        perfect = ("0", percent(1.0)) if judged else ()
-        table.add_row("teacher", *perfect, percent(result.teacher_accuracy))
-    table.add_row(f"best student ({best.spec.id})", *verdict(result, best), accuracy(best))
-    if result.control is not None:
-        told = verdict(result, result.control)
-        table.add_row("noise control, same budget", *told, accuracy(result.control))
-    yield table
-    if result.select == "accuracy":
-        yield ORACLE
-    else:
-        yield from jury(result)
-    yield from steadiness(result)
-    recipe = " ".join(f"{key}={brief(best.spec.recipe[key])}" for key in best.spec.searched)
-    yield f"best recipe: {best.spec.method} {recipe or 'as the task has it'}"
-    for record in result.failed:
-        yield Text(f"trial {record.spec.id} failed: {record.reason}", style="red")
-    yield f"the student is in {result.exported.uri} (see model_card.md there)"
-    yield f"the sweep took {result.seconds:.0f} s"
+    from dfkd.orchestrator import catalog
 
-
-def verdict(result: SweepResult, record: TrialRecord) -> tuple[str, ...]:
-    """A trial's fidelity and its spread between pools, and its agreement; nothing without jury."""
-    if not result.verdicts:
-        return ()
-    found = result.verdicts.get(record.spec.id)
-    if found is None:
-        return "not judged", ""
-    return f"{found.fidelity:.4f} ± {found.spread:.4f}", percent(found.agreement)
-
-
-def jury(result: SweepResult) -> Iterator[str]:
-    """Who chose, and how well, as far as real data can tell."""
-    found = result.verdicts.get(result.best.spec.id)
-    if found is None:
-        return
-    yield (
-        "chosen without real data, by fidelity: minus KL(teacher || student), in nats, on images "
-        f"of {len(found.divergences)} pools that it was not taught from; ± between pools"
-    )
-    sureness = result.run.sureness()
-    if sureness is not None:
-        share = f"{100 * sureness:.0f} %"
-        yield f"juries drawn again from these pools choose the same student in {share}"
-    told = result.run.jury_against_accuracy()
-    if told is not None and told["trials"] > 1:
-        rank = "" if told["spearman"] is None else f"Spearman {told['spearman']:.2f}, "
-        yield (
-            f"against the accuracy, which chose nothing: {rank}{told['trials']} trials; the choice "
-            f"cost {100 * told['regret']:.2f} points"
-        )
-
-
-def steadiness(result: SweepResult) -> Iterator[RenderableType]:
-    """Accuracy over all epochs, beside that of the best one; nothing where none was measured."""
-    if result.best.robustness is None:
-        return
-    table = Table("accuracy over epochs", "epochs", "mean", f"last {LAST}", "best - last")
-    named = {"best student": result.best, "noise control": result.control}
-    for name, record in named.items():
-        if record is not None:
-            early = "" if record.outcome == "finished" else f" ({record.outcome or 'not ended'})"
-            table.add_row(name + early, *over_epochs(record.robustness))
-    yield table
-    yield (
-        "± is one standard deviation over the epochs in which the student learned; without labels "
-        f"nobody can tell the best epoch: then the mean and the last {LAST} say what to expect"
-    )
-
-
-def accuracy(record: TrialRecord) -> str:
-    """A trial's accuracy at its best epoch."""
-    return percent((record.best or {}).get("accuracy"))
+    return outcomes.outcome(catalog.outcome(result))
 
 
 def plan(request: SweepRequest, spec: SweepSpec) -> Iterator[RenderableType]:

@@ -11,9 +11,9 @@ from dfkd.orchestrator.trials import Row
 FAILED = "failed"
 
 Constants = Mapping[str, Any]
-"""A Tune configuration: `id` and `run` (the folder's URI) name the trial, the rest what it may use:
-`workers`, `cpus` and `gpus` per worker, `shelf` where trials share synthesis, `registry` and
-`scratch` for trials of several workers."""
+"""A Tune configuration: `id` and `run` (a Ticket) name the trial, the rest what it may use:
+`workers`, `cpus` and `gpus` per worker, `pools` where trials share synthesis, `scratch` for trials
+of several workers."""
 
 
 def report(row: Row, *, done: bool) -> Row:

@@ -33,6 +33,7 @@ from dfkd.orchestrator.specs import (
     sweep_from_definition,
 )
 from dfkd.orchestrator.storage import Folder
+from dfkd.orchestrator.tracking import tracking_problems
 from dfkd.orchestrator.trials import Surroundings, Trial
 from dfkd.search_spaces.data import load_data, same_images
 from dfkd.search_spaces.sources import is_named
@@ -69,6 +70,7 @@ class SweepRequest(SweepOptions):
             found.append(unknown("pool policy", self.pool_policy, POLICIES))
         if self.name is not None and (not self.name or "/" in self.name or self.name[0] == "."):
             found.append(f"name must be a plain word without slashes, got '{self.name}'")
+        found += tracking_problems(self.track, self.storage)
         for check in (self.resources, self.pool_bytes):
             with gathering(found):
                 check()
@@ -81,7 +83,7 @@ class SweepRequest(SweepOptions):
     def remembered(self) -> dict[str, Any]:
         """What its run folder keeps of it, beside the sweep's definition, to resume anywhere."""
         resources = ("trials", "cpus_per_worker", "gpus_per_worker", "concurrent")
-        kept = (*resources, "share_pools", "pool_budget", "pool_policy", "keep_pool")
+        kept = (*resources, "share_pools", "pool_budget", "pool_policy", "keep_pool", "track")
         to = None if self.export_dir is None else Folder.of(self.export_dir).uri
         return {**{key: getattr(self, key) for key in kept}, "export_dir": to}
 
@@ -99,7 +101,13 @@ def resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
 
     Raises ConfigError with all problems, found before any training.
     """
-    spec = plan_sweep(request)
+    return with_its_teacher(plan_sweep(request), request, say)
+
+
+def with_its_teacher(
+    spec: SweepSpec, request: SweepRequest, say: Callable[[str], None]
+) -> SweepSpec:
+    """A planned sweep with its teacher as it is; trains and caches a task's if need be."""
     spec = replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
     if spec.from_pool is not None:
         where = Folder(spec.from_pool)
@@ -245,7 +253,7 @@ def definition_name(definition: Mapping[str, Any]) -> str:
 
 def request_of(run: Run, **changes: Any) -> tuple[SweepRequest, SweepSpec]:
     """The request and the sweep that a run folder was made for, to resume it."""
-    storage = run.folder.uri.rsplit("/", 1)[0]
+    storage = run.folder.parent.uri
     if not run.folder.exists(SWEEP):
         names = [other.name for other in find_runs(Folder.of(storage))]
         raise ConfigError(f"{unknown('sweep', run.name, names)}; `dfkd runs` lists them")

@@ -18,7 +18,8 @@ import fcntl
 import io
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.methods.jury import ProbePool, Verdict
 from dfkd.orchestrator import checkpoints
+from dfkd.orchestrator.leases import Follower, Lease, held, holder
 from dfkd.orchestrator.probes import pools_from_bytes
 from dfkd.orchestrator.robustness import Robustness, robustness
 from dfkd.orchestrator.scores import SCORES, merit
@@ -53,9 +55,12 @@ JURY = "jury.json"
 RECIPE = "recipe.json"
 RESULT = "result.json"
 LOCK_ATTEMPTS = 10
+READERS = 16  # threads
 VERSIONED = ("ray", "torch", "torchvision", "optuna", "pyarrow", "numpy")
 
 Outcome = Literal["finished", "stopped", "failed"]
+Ticket = tuple[str, str | None]
+"""A run folder's URI and, where that has a lease, who must hold it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +93,25 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.uri.rsplit("/", 1)[-1]
+        return self.folder.name
+
+    @property
+    def ticket(self) -> Ticket:
+        """What another process needs to work for the driver that holds this run (`Run.of`)."""
+        guard = self.folder.guard
+        return self.folder.uri, guard.owner if isinstance(guard, Lease) else None
+
+    @classmethod
+    def of(cls, ticket: Ticket) -> Run:
+        """The run of a ticket, to be changed only as long as the driver that gave it holds it."""
+        uri, owner = ticket
+        folder = Folder(uri)
+        return cls(folder if owner is None else Folder(uri, guard=Follower(folder, owner)))
+
+    def require_held(self) -> None:
+        """Raise LeaseLost if another driver has taken it over."""
+        if self.folder.guard is not None:
+            self.folder.guard.check()
 
     def facts(self) -> dict[str, Any]:
         """The contents of sweep.json; raises ConfigError where there is none."""
@@ -134,7 +157,7 @@ class Run:
         task = task_from_definition(definition)
         weights = self.folder.read(TEACHER)
         if weights is None:
-            raise DfkdError(f"{self.folder.uri}/{TEACHER} is missing; start the sweep again")
+            raise DfkdError(f"{self.folder.uri_of(TEACHER)} is missing; start the sweep again")
         return Surroundings(
             task=task,
             teacher=teacher_from_bytes(weights),
@@ -159,7 +182,7 @@ class Run:
         """The recorded trial called `id`."""
         tree = self.trial_folder(id).read_json(RECIPE)
         if tree is None:
-            raise DfkdError(f"{self.trial_folder(id).uri}/{RECIPE} is missing")
+            raise DfkdError(f"{self.trial_folder(id).uri_of(RECIPE)} is missing")
         return TrialSpec.from_json(tree)
 
     def history(self, id: str) -> list[Row]:
@@ -177,26 +200,22 @@ class Run:
 
     def records(self) -> list[TrialRecord]:
         """Every trial proposed so far, by id."""
-        found = []
-        for id in self.folder.child("trials").folders():
-            folder = self.trial_folder(id)
-            tree = folder.read_json(RECIPE)
-            if tree is None:
-                continue
-            record = TrialRecord(spec=TrialSpec.from_json(tree))
-            result = folder.read_json(RESULT)
-            if result is None:
-                found.append(replace(record, rows=tuple(self.history(id))))
-                continue
-            found.append(
-                replace(
-                    record,
-                    rows=tuple(result["rows"]),
-                    outcome=result["outcome"],
-                    reason=result["reason"],
-                )
-            )
-        return found
+        ids = self.folder.child("trials").folders()
+        with ThreadPoolExecutor(READERS) as readers:  # of remote storage each answer takes its time
+            return [record for record in readers.map(self._record, ids) if record is not None]
+
+    def _record(self, id: str) -> TrialRecord | None:
+        """What a trial's folder tells; None where it was not proposed."""
+        folder = self.trial_folder(id)
+        tree = folder.read_json(RECIPE)
+        if tree is None:
+            return None
+        record = TrialRecord(spec=TrialSpec.from_json(tree))
+        result = folder.read_json(RESULT)
+        if result is None:
+            return replace(record, rows=tuple(self.history(id)))
+        rows, outcome, reason = tuple(result["rows"]), result["outcome"], result["reason"]
+        return replace(record, rows=rows, outcome=outcome, reason=reason)
 
     def write_results(self, records: Sequence[TrialRecord]) -> None:
         """Write results.parquet: one row per trial and epoch, with its recipe beside it."""
@@ -237,13 +256,15 @@ class Run:
         return found
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Refuse a second driver on the same local folder; raises ConfigError.
+    def lock(self, say: Callable[[str], None] = lambda text: None) -> Iterator[Run]:
+        """This run for one driver alone, and guarded on storage without locks: use what it gives.
 
-        The lock ends with the process, however that ends.
+        Refuses a second driver with ConfigError. A local lock ends with the process, however that
+        ends; of a remote lease (leases.py) `say` is told when it has to be waited for.
         """
         if self.folder.local is None:
-            yield
+            with held(self.folder, say) as lease:
+                yield replace(self, folder=replace(self.folder, guard=lease))
             return
         self.folder.local.mkdir(parents=True, exist_ok=True)
         with open(self.folder.local / ".lock", "w") as file:
@@ -258,11 +279,13 @@ class Run:
                     f"sweep {self.name} is running already in {self.folder.uri}; watch it with "
                     f"`dfkd status {self.name}`, or choose another --name"
                 ) from None
-            yield
+            yield self
 
     def is_running(self) -> bool:
-        """Whether a driver holds the lock now; False on remote storage, where there is none."""
-        if self.folder.local is None or not (self.folder.local / ".lock").is_file():
+        """Whether a driver holds the lock, or the lease, now."""
+        if self.folder.local is None:
+            return holder(self.folder) is not None
+        if not (self.folder.local / ".lock").is_file():
             return False
         with open(self.folder.local / ".lock") as file:
             try:

@@ -64,8 +64,9 @@ class RayShelf:
         self._tell("waive", key)
 
     def give(self, key: str, bundle: Bundle) -> None:
-        tensors = (bundle.rest, *contents(bundle.shards))
-        self._tell("give", key, bundle.seal, *(t.contiguous().numpy() for t in tensors))
+        arrays = [t.contiguous().numpy() for t in (bundle.rest, *contents(bundle.shards))]
+        if self._ask("accepts", key, sum(array.nbytes for array in arrays)):
+            self._tell("give", key, bundle.seal, *arrays)
 
     def _ask(self, question: str, key: str, *given: Any) -> Any:
         home = self._keepers.home_of(key)

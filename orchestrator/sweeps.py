@@ -14,18 +14,21 @@ import torch
 
 from dfkd.methods.errors import ConfigError, SweepFailed, TrialFailed
 from dfkd.methods.jury import Verdict
-from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
+from dfkd.orchestrator.clusters import ray_cluster
 from dfkd.orchestrator.controls import equip
-from dfkd.orchestrator.export import BEST, export_best
+from dfkd.orchestrator.export import BEST, METRICS, export_best
 from dfkd.orchestrator.links import connect
+from dfkd.orchestrator.metrics import dashboard
 from dfkd.orchestrator.places import Here, OnWorkers, Place
 from dfkd.orchestrator.pool_service import PoolPlan, pool_service, told
 from dfkd.orchestrator.requests import (
     SweepRequest,
     choose_run,
+    plan_sweep,
     request_of,
-    resolve,
+    with_its_teacher,
 )
+from dfkd.orchestrator.room import Room
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.shelves import can_share
@@ -66,7 +69,7 @@ class SweepInterrupted(KeyboardInterrupt):
     """Ctrl-C or a request to end; the state is saved, and `resume` continues."""
 
     def __init__(self, run: Run) -> None:
-        storage = run.folder.uri.rsplit("/", 1)[0]
+        storage = run.folder.parent.uri
         super().__init__(
             "interrupted; the state is saved, continue with: "
             f"dfkd resume {run.name} --storage {shlex.quote(storage)}"
@@ -87,7 +90,7 @@ def sweep(task: str, *, watcher: Watcher | None = None, **options: Any) -> Sweep
     """
     watcher = watcher or Silent()
     request = SweepRequest(task=task, **options)
-    spec = resolve(request, watcher.say)
+    spec = _resolve(request, watcher.say)
     return _run(request, spec, choose_run(request, spec.definition(), watcher.say), watcher, on_ray)
 
 
@@ -110,28 +113,41 @@ def distill(task: str, *, watcher: Watcher | None = None, **options: Any) -> Swe
     """
     watcher = watcher or Silent()
     request = SweepRequest(task=task, **{**options, "trials": 1, "control": False})
+    if request.track:
+        raise ConfigError("distill is not tracked; use sweep with one trial, or leave track out")
     if len(request.methods) != 1:
         raise ConfigError(f"distill runs one method, got {', '.join(request.methods) or 'none'}")
-    spec = resolve(request, watcher.say)
+    spec = _resolve(request, watcher.say)
     fixed = {name: MethodPlan(plan.recipe, {}) for name, plan in spec.methods.items()}
     spec = replace(spec, methods=fixed, scheduler="fifo", search="none")
     run = choose_run(request, spec.definition(), watcher.say)
     return _run(request, spec, run, watcher, in_process)
 
 
+def _resolve(request: SweepRequest, say: Callable[[str], None]) -> SweepSpec:
+    """As `resolve`, but no teacher is trained for a sweep that could not be written."""
+    planned = plan_sweep(request)
+    Folder.of(request.storage).require_writable()
+    if request.export_dir is not None:
+        Folder.of(request.export_dir).require_writable("--export-dir")
+    return with_its_teacher(planned, request, say)
+
+
 def on_ray(request: SweepRequest, spec: SweepSpec, ledger: Ledger, watcher: Watcher) -> None:
     """A Runner: Ray Tune, on a cluster or on this machine."""
     with ray_cluster(request.address):
         need = request.resources()
-        room = wait_for_room(need, watcher.say)
-        at_once = min(room, request.concurrent or room)
+        room = Room(need, request.concurrent)
+        at_once = room.wait(watcher.say, request.trials)
         place = OnWorkers(need)
         equip(ledger.run, spec, place, watcher.say)
         watcher.say(f"Ray is up: {at_once} trials at a time, each with {need}")
+        if link := dashboard():
+            watcher.say(f"Ray's dashboard: {link}")
         plan = sharing(request, spec)
         with pool_service(plan) as service:
             pools = service.address if service else None
-            run_trials(spec, ledger, watcher, request, concurrent=at_once, pools=pools)
+            run_trials(spec, ledger, watcher, request, room=room, pools=pools)
             if plan and service:
                 counts = service.counts()
                 watcher.say(told(counts, plan.mode))
@@ -191,7 +207,7 @@ def _run(
     run.folder.require_writable()
     if request.export_dir is not None:
         Folder.of(request.export_dir).require_writable("--export-dir")
-    with run.lock():
+    with run.lock(watcher.say) as run:
         run.require_same(spec)
         ledger = Ledger.of(run)
         complete = _complete(run, ledger, spec, request.trials)
@@ -216,7 +232,7 @@ def _run(
                 watcher.say(f"exporting {best.spec.id}, the best student")
                 export_best(run, best, accuracy, ledger.records.get(CONTROL_ID))
             if request.export_dir is not None:
-                exported.copy_to(Folder.of(request.export_dir))
+                exported.copy_to(Folder.of(request.export_dir), seal=METRICS)
         if not complete:
             summary = {"trial": best.spec.id, "row": best.best, "recipe": dict(best.spec.recipe)}
             run.note(state="finished", best=summary, seconds=time.perf_counter() - start)

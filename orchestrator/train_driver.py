@@ -2,9 +2,9 @@
 
 Tune holds a driver that takes next to nothing; the driver starts a TorchTrainer, whose workers
 (train_worker.py) report through Tune. Two cures are built in, both measured on Ray 2.60
-(docs/adr/0004): the trainer can be aborted, since a trial that Tune stops would otherwise leave its
-placement group behind; and each start of the workers registers its placement group, so that the
-sweep can remove those that a lost node left (see Janitor).
+(docs/adr/0004, 0011): the trainer can be aborted, since a trial that Tune stops would otherwise
+leave its placement group behind; and placement groups are called after the driver that made them,
+so that the sweep can remove those of a driver that was lost (see Janitor).
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.function_trainable import wrap_function
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util import placement_group_table
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from dfkd.orchestrator.actors import Exchange, beside_me
 from dfkd.orchestrator.train_worker import worker
 
-DRIVER_CPUS = 0.001  # Tune refuses a trial that takes nothing
+DRIVER_TAKES = {"memory": 1}  # Tune refuses a trial that takes nothing; workers need whole CPUs
 WORKER_RETRIES = 3  # of a whole group, when one of its workers is lost
 SUPERFLUOUS = (PlacementGroupCleanerCallback, DatasetsCallback)
 ABORT_TIMEOUT = 20.0
-JANITOR_DELAY = 5.0  # seconds for a dead trial's placement group to be rescheduled, and so found
+LOOK_AGAIN = 1.0  # seconds between looks at placement groups
+WATCHED = 60.0  # seconds for what is under way to arrive, after a driver's loss
 
 
 class NoCoordinator:
@@ -94,6 +97,7 @@ class OwnTrainer(TorchTrainer):
 
 def drive(config: dict[str, Any]) -> None:
     """The Tune trial: run the workers, pass their reports on."""
+    worker_group.placement_group = _named_group
     exchange = beside_me(Exchange).remote(config["workers"])
     each = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
     trainer = OwnTrainer(
@@ -113,6 +117,12 @@ def drive(config: dict[str, Any]) -> None:
     trainer.fit()
 
 
+def _named_group(*bundles: Any, **options: Any) -> PlacementGroup:
+    """A placement group called after this process's actor; Train gives its groups no name."""
+    driver = ray.get_runtime_context().get_actor_id()
+    return placement_group(*bundles, **options, name=f"{driver}/{time.time_ns()}")
+
+
 DriverBase: Any = wrap_function(drive)
 
 
@@ -121,7 +131,7 @@ class TrialDriver(DriverBase):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": DRIVER_CPUS}])
+        return tune.PlacementGroupFactory([DRIVER_TAKES])
 
     def cleanup(self) -> None:
         if OwnTrainer.running is not None:
@@ -131,23 +141,50 @@ class TrialDriver(DriverBase):
 
 
 class Janitor:
-    """Removes the placement groups of trials that were lost with a node, a few seconds later.
+    """Removes the placement groups that lost drivers leave, and those of drivers ended too roughly.
 
     Ray keeps a placement group until its job ends, and reschedules it after the loss of a node: it
     then holds, for nobody, what the trial needs to start again.
     """
 
-    def __init__(self, registry: Any) -> None:
-        self._registry = registry
-        self._due: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._drivers: dict[str, str] = {}  # by trial
+        self._watched: dict[str, tuple[float, float]] = {}  # drivers, and from when until when
+        self._looked = -LOOK_AGAIN
+
+    def started(self, trial: str, driver: str) -> None:
+        """A trial is run by this driver, an actor's id."""
+        self._drivers[trial] = driver
 
     def lost(self, trial: str) -> None:
-        """A trial's driver is gone; note the groups that it had."""
-        for group in ray.get(self._registry.of.remote(trial), timeout=ABORT_TIMEOUT):
-            self._due.setdefault(group, time.monotonic() + JANITOR_DELAY)
+        """Its driver is gone, and whatever was its is nobody's."""
+        self._watch(trial, 0.0)
+
+    def ended(self, trial: str) -> None:
+        """Its driver returns its group by itself, if it is not waiting for one just now."""
+        self._watch(trial, 2 * ABORT_TIMEOUT)
 
     def sweep(self) -> None:
-        """Remove what is due."""
-        for group in [g for g, when in self._due.items() if when < time.monotonic()]:
-            del self._due[group]
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
+        """Remove what is due; looks at most once a second."""
+        now = time.monotonic()
+        self._watched = {d: span for d, span in self._watched.items() if span[1] > now}
+        if self._watched and now - self._looked > LOOK_AGAIN:
+            self._looked = now
+            self._remove({d for d, (start, _) in self._watched.items() if start <= now})
+
+    def finish(self) -> None:
+        """Remove what any driver left, when all of them have ended."""
+        self._remove(set(self._watched) | set(self._drivers.values()))
+
+    def _watch(self, trial: str, delay: float) -> None:
+        driver = self._drivers.pop(trial, None)
+        if driver is not None:
+            start = time.monotonic() + delay
+            self._watched[driver] = start, start + WATCHED
+
+    def _remove(self, drivers: set[str]) -> None:
+        if not drivers:
+            return
+        for id, group in placement_group_table().items():
+            if group["state"] != "REMOVED" and group["name"].split("/")[0] in drivers:
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(id)))

@@ -15,7 +15,6 @@ from dfkd.orchestrator.links import connect
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Trial
 
 BUGS = (AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
@@ -31,15 +30,12 @@ def worker(config: dict[str, Any]) -> None:
     spare_the_compiler()
     torch.set_num_threads(max(1, int(config["cpus"])))
     exchange = config["exchange"]
-    group = ray.util.get_current_placement_group()
-    if group is not None:
-        ray.get(config["registry"].add.remote(config["id"], group.id.hex()))
     if (reason := ray.get(exchange.failure.remote())) is not None:
         train.report(failure(reason))
         return
     context, device = train.get_context(), get_device()
     team = TrainTeam(context.get_world_rank(), context.get_world_size(), exchange, device)
-    run = Run(Folder(config["run"]))
+    run = Run.of(config["run"])
     try:
         spec, around = run.trial_spec(config["id"]), run.surroundings()
         links = connect(run, spec, around, config["pools"], team)

@@ -9,10 +9,9 @@ from ray import tune
 
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.links import connect
-from dfkd.orchestrator.quick_start import spare_the_compiler
+from dfkd.orchestrator.quick_start import spare_the_compiler, stay_where_we_are
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
-from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.trials import Row, Surroundings, Trial
 
 
@@ -28,10 +27,14 @@ class TrialActor(tune.Trainable):
         gpus = {"GPU": config["gpus"]} if config["gpus"] else {}
         return tune.PlacementGroupFactory([{"CPU": config["cpus"], **gpus}])
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        stay_where_we_are()
+        super().__init__(*arguments, **named)
+
     def setup(self, config: dict[str, Any]) -> None:
         spare_the_compiler()
         torch.set_num_threads(max(1, int(config["cpus"])))
-        self._run = Run(Folder(config["run"]))
+        self._run = Run.of(config["run"])
         self._surroundings: Surroundings = self._run.surroundings()
         self._begin(config)
 

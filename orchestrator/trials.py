@@ -106,6 +106,7 @@ class Trial:
         self.history: list[Row] = []
         self.best: Row = {}
         self._best_weights: dict[str, torch.Tensor] = {}
+        self._blocks: set[str] | None = None  # of the last checkpoint, on storage; None: unknown
         self._saving_seconds = 0.0
         self._saved_at = time.perf_counter()
         self._build()
@@ -172,7 +173,7 @@ class Trial:
                 }
                 stowed = checkpoints.stow(self.folder, state) | {"methods": methods}
                 self._write(HISTORY, None)
-                checkpoints.publish(self.folder, stowed)
+                self._blocks = checkpoints.publish(self.folder, stowed, self._blocks)
         self.team.total(torch.zeros(()))  # nobody writes new blocks while old ones are removed
         self._saving_seconds = time.perf_counter() - start
         self._saved_at = time.perf_counter()
@@ -309,9 +310,8 @@ def correct(network: nn.Module, data: Labeled) -> torch.Tensor:
     network.eval()
     device = next(network.parameters()).device
     right = torch.zeros((), device=device)
-    for images, labels in data.batches():
-        logits = network(images.to(device).float() / 255)
-        right += (logits.argmax(1) == labels.to(device)).sum()
+    for images, labels in data.batches(device):
+        right += (network(images.float() / 255).argmax(1) == labels).sum()
     return right
 
 

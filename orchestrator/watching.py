@@ -11,8 +11,11 @@ from typing import Any, Protocol, TextIO
 
 from dfkd.orchestrator.model_card import brief
 from dfkd.orchestrator.runs import TrialRecord
-from dfkd.orchestrator.specs import TrialSpec
+from dfkd.orchestrator.specs import TrialSpec, trial_as_json
 from dfkd.orchestrator.trials import Row
+
+KEPT = ("epoch", "score", "seconds", "kd_loss", "fidelity", "agreement", "accuracy")
+"""Of the rows of trials from before: what watchers show, and what says which row is the best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class SweepView:
     """How many were asked for, the control not counted."""
     epochs: int
     teacher_accuracy: float | None
+    began: float | None = None
+    """When it was started, in seconds since 1970; None: just now."""
 
 
 class Watcher(Protocol):
@@ -74,7 +79,10 @@ class Silent:
 
 @dataclass(slots=True)
 class JsonLines(Silent):
-    """One JSON object per event on standard output, and nothing else there."""
+    """One JSON object per event on standard output, and nothing else there.
+
+    They tell all that a watcher elsewhere needs (replaying.py).
+    """
 
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -86,10 +94,29 @@ class JsonLines(Silent):
 
     def sweep_started(self, sweep: SweepView, known: Sequence[TrialRecord]) -> None:
         ended = [record.spec.id for record in known if record.outcome]
-        self.emit("sweep_started", name=sweep.name, trials=sweep.trials, known=ended)
+        self.emit(
+            "sweep_started",
+            name=sweep.name,
+            trials=sweep.trials,
+            known=ended,
+            records=len(known),
+            task=sweep.task,
+            score=sweep.score,
+            epochs=sweep.epochs,
+            teacher_accuracy=sweep.teacher_accuracy,
+        )
+        for record in known:  # an event each: all in one would be a line of megabytes
+            rows = [{key: row[key] for key in KEPT if key in row} for row in record.rows]
+            self.emit(
+                "trial_known",
+                **_trial(record.spec),
+                outcome=record.outcome,
+                reason=record.reason,
+                rows=rows,
+            )
 
     def trial_started(self, spec: TrialSpec) -> None:
-        self.emit("trial_started", trial=spec.id, method=spec.method, recipe=dict(spec.recipe))
+        self.emit("trial_started", **_trial(spec))
 
     def epoch_ended(self, spec: TrialSpec, row: Row) -> None:
         self.emit("epoch", **row)
@@ -101,7 +128,14 @@ class JsonLines(Silent):
             outcome=record.outcome,
             reason=record.reason,
             best=record.best,
+            last=record.rows[-1] if record.rows else None,
         )
+
+
+def _trial(spec: TrialSpec) -> dict[str, Any]:
+    """A trial as JSON values."""
+    facts = trial_as_json(spec)
+    return {"trial": facts.pop("id"), **facts}
 
 
 @dataclass(slots=True)

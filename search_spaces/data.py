@@ -18,12 +18,13 @@ from dfkd.methods.errors import ConfigError
 from dfkd.methods.shape import ImageShape
 from dfkd.search_spaces.cifar import find_cifar, read_cifar
 from dfkd.search_spaces.classes import Classes
-from dfkd.search_spaces.encoded import Encoded, StreamedImages, decoded, slices
+from dfkd.search_spaces.encoded import Encoded, decoded, slices
 from dfkd.search_spaces.files import packaged_file
 from dfkd.search_spaces.idx import find_idx, read_idx_folder
 from dfkd.search_spaces.image_folders import FileImages, find_annotated, find_images, read_files
 from dfkd.search_spaces.npz import read_npz
 from dfkd.search_spaces.sources import is_named
+from dfkd.search_spaces.streaming import CPU, StreamedImages
 from dfkd.search_spaces.tables import SUFFIXES as TABLES
 from dfkd.search_spaces.tables import find_tables, read_tables
 from dfkd.search_spaces.task import Task
@@ -60,10 +61,10 @@ class LabeledImages:
         """Some of them."""
         return LabeledImages(self.images[which], self.labels[which])
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images uint8 [B, channels, H, W] and classes [B], all in order."""
+    def batches(self, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images uint8 [B, channels, H, W] and classes [B] on `device`, all in order."""
         for part in slices(len(self), self.images.shape[1:]):
-            yield self.images[part], self.labels[part]
+            yield self.images[part].to(device), self.labels[part].to(device)
 
 
 Labeled = LabeledImages | StreamedImages

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dfkd
+from dfkd.orchestrator import wheels
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("methods", "orchestrator", "search_spaces")
@@ -81,6 +82,21 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(clean_copy, wh
     expected = {f"dfkd/{path.relative_to(clean_copy).as_posix()}" for path in shipped}
     found = {name for name in names_in(wheel) if ".dist-info/" not in name}
     assert found == expected
+
+
+def test_what_travels_to_a_cluster_is_what_the_wheel_holds(wheel):
+    found = {name for name in names_in(wheel) if ".dist-info/" not in name}
+    assert {place for place, _ in wheels.files()} == found
+
+
+def test_what_travels_to_a_cluster_can_be_imported_and_knows_its_version(tmp_path):
+    """From its two folders, each of which may lie somewhere else."""
+    wheels.unpack(tmp_path)
+    program = "import dfkd.cli, importlib.metadata as m; print(dfkd.__file__, m.version('dfkd'))"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == [f"{tmp_path}/dfkd/__init__.py", dfkd.__version__], done.stderr
 
 
 def test_the_wheel_carries_the_license_and_the_command(wheel):

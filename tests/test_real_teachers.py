@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +18,9 @@ from dfkd.methods.networks import parameters
 from dfkd.orchestrator import control_recipes
 from dfkd.orchestrator.controls import make_controls
 from dfkd.orchestrator.probes import pools_from_bytes
+from dfkd.search_spaces.fit import Fit
+from dfkd.search_spaces.pictures import as_array, as_picture
+from dfkd.search_spaces.resampling import fitted_together
 from dfkd.search_spaces.task import parse_task
 from dfkd.search_spaces.teachers import load_teacher
 
@@ -81,6 +85,20 @@ def test_the_imagenet_teacher_is_right_about_18_of_20_images(imagenet, imagenet_
     images, labels = imagenet_samples
     teacher = or_skip(real_teachers.efficientnet).build(imagenet)
     assert int((teacher.logits(images).argmax(1) == labels).sum()) == 18
+
+
+@torch.no_grad()
+def test_the_imagenet_teacher_decides_alike_wherever_images_are_resized(imagenet):
+    images = [image for image, _ in or_skip(real_teachers.samples, "imagenet")]
+    shape, way = imagenet.shape, Fit(256, "bicubic")
+    by_pil = torch.from_numpy(np.stack([as_array(image, shape, way) for image in images]))
+    pictures = [as_picture(image, shape, way) for image in images]
+    together = fitted_together(pictures, shape, way, torch.device("cpu"))
+    assert (by_pil.int() - together.int()).abs().max() <= 1
+    teacher = or_skip(real_teachers.efficientnet).build(imagenet)
+    one, other = (teacher.logits(found.float() / 255) for found in (by_pil, together))
+    assert torch.equal(one.argmax(1), other.argmax(1))
+    assert torch.allclose(one, other, atol=0.05)
 
 
 @torch.no_grad()

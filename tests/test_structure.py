@@ -18,7 +18,7 @@ HOMES = {  # where a package may be imported; everywhere else it may not
 }
 
 MAX_FILE_LINES = 400
-LONGER = {"cli.py": 500}  # the whole command line is in one file, where a user looks for it
+LONGER = {"cli.py": 600}  # the whole command line is in one file, where a user looks for it
 MAX_FUNCTION_LINES = 60  # without the docstring
 MAX_ARGUMENTS = 6  # without self and cls; a command line's options are not counted at all
 

@@ -143,9 +143,17 @@ def test_nobody_waits_for_what_was_waived_or_was_too_large(keeper):
     kept.take("waived", "a")
     kept.waive("waived")
     kept.take("large", "a")
-    kept.give("large", "seal", *arrays(20_000))
+    assert not kept.accepts("large", 20_000)
     for key in ("waived", "large"):
         assert [kept.take(key, who) for who in "bc"] == [None, None]
+
+
+def test_a_bundle_is_accepted_up_to_the_budget_whatever_lies_there(keeper):
+    kept = keeper(budget=100)
+    kept.give("other", "seal", *arrays(60))
+    assert kept.accepts(KEY, 100)
+    assert not kept.accepts(KEY, 101)
+    assert kept.counts().refusals == 1
 
 
 # Shards

@@ -1,4 +1,4 @@
-"""A node of the cluster dies in the middle of a sweep: its trial goes on elsewhere."""
+"""Nodes of the cluster die in the middle of a sweep, and others join: trials go on elsewhere."""
 
 from __future__ import annotations
 
@@ -32,6 +32,28 @@ class Saboteur(Listener):
         if self.end_node and len(self.epochs) == 2 and min(self.epochs.values()) >= 3:
             self.end_node()
             self.end_node = None
+
+
+class Autoscaler(Listener):
+    """Adds a node to a cluster as soon as something waits for room."""
+
+    def __init__(self, cluster, cpus=1):
+        super().__init__()
+        self.cluster = cluster
+        self.cpus = cpus
+        self.added = None
+        self.rows_before = 0
+
+    def look(self):
+        from ray.util import placement_group_table
+
+        states = {group["state"] for group in placement_group_table().values()}
+        if self.added is None and "PENDING" in states:
+            self.added = self.cluster.add_node(num_cpus=self.cpus)
+            self.rows_before = self.rows
+
+    def tick(self):
+        self.look()
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +121,41 @@ def test_the_shards_of_a_lost_node_are_gone_and_its_trial_goes_on(two_nodes, tmp
     drawn = [sum(row["images_drawn"] for row in record.rows) for record in result.records]
     assert sum(drawn) > 0
     assert any("drawn from other trials" in remark for remark in saboteur.said)
+
+
+def test_a_cluster_grows_for_the_trials_that_wait_and_its_new_node_is_used(head, tmp_path):
+    from ray.util import placement_group_table
+
+    from dfkd.orchestrator import sweep
+
+    autoscaler = Autoscaler(head)
+    result = sweep(
+        write_task(tmp_path, EPOCHS, kd_steps=2 * LONG),
+        trials=2,
+        scheduler="fifo",
+        select="accuracy",
+        control=False,
+        storage=str(tmp_path),
+        watcher=autoscaler,
+    )
+    assert any("room for 2 trials at a time" in remark for remark in autoscaler.said)
+    assert autoscaler.rows_before < EPOCHS, "it was asked for only when the first trial had ended"
+    first, second = (record.rows for record in result.records)
+    assert second[0]["began"] < first[-1]["ended"], "they did not run at the same time"
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+    head.remove_node(autoscaler.added, allow_graceful=False)
+
+
+def test_a_sweep_waits_for_the_first_node_that_has_room_having_asked_for_it(head):
+    from dfkd.orchestrator.clusters import Resources
+    from dfkd.orchestrator.room import Room
+
+    autoscaler, told = Autoscaler(head, cpus=4), []
+
+    def say(text):
+        told.append(text)
+        autoscaler.look()
+
+    assert Room(Resources(workers=2, cpus_per_worker=2.0)).wait(say, patience=60) == 1
+    assert "waiting for room: a trial needs 2 times 2 CPU" in told[0]
+    head.remove_node(autoscaler.added, allow_graceful=False)

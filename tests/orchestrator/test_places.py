@@ -1,6 +1,9 @@
 """Work beside the trials, watched: here and on workers."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from ray_sweeps import local_ray
@@ -55,3 +58,28 @@ def test_what_goes_wrong_on_a_worker_is_raised_here(workers):
     with pytest.raises(ValueError, match="cannot count to 2"):
         workers.watched(counter(good=False), [(2,)], told.append)
     assert told == [1, 2]
+
+
+def dying_once(mark: Path) -> Callable[[int], Iterator[int | str]]:
+    """As `counter`, but its process dies the first time that it has counted to 2."""
+
+    def counting(upto: int) -> Iterator[int | str]:
+        for done in range(1, upto + 1):
+            yield done
+            if done == 2 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield f"counted to {upto}"
+
+    return counting
+
+
+@pytest.mark.ray
+def test_what_a_lost_worker_did_is_done_again(workers, tmp_path):
+    told = []
+    assert workers.watched(dying_once(tmp_path / "a"), CALLS, told.append) == RESULTS
+    assert set(told) == {1, 2, 3}
+    counting = dying_once(tmp_path / "b")
+    results = workers(lambda upto: list(counting(upto))[-1], CALLS)
+    assert results == RESULTS
+    assert (tmp_path / "a").exists() and (tmp_path / "b").exists()

@@ -85,14 +85,26 @@ def test_what_one_gives_another_takes(service):
     assert number_of(shelf(service, "b").take("key")) == 7
 
 
-def test_bundles_give_way_to_others_and_those_too_large_are_refused(service):
+def test_bundles_give_way_to_others(service):
     giver = shelf(service)
     for number in range(5):
         giver.give(str(number), bundle(number))
-    giver.give("large", bundle(9, size=6 * BUNDLE))
-    wait_until(lambda: service.counts().refusals == 1)
     assert [number_of(giver.take(str(n))) for n in range(5)] == [None, 1, 2, 3, 4]
     assert service.counts().evictions == 1
+
+
+def test_a_bundle_that_is_too_large_is_refused_before_it_crosses_the_object_store(
+    service, monkeypatch
+):
+    sent = []
+    tell = Keepers.tell
+    monkeypatch.setattr(Keepers, "tell", lambda *given: sent.append(given[2]) or tell(*given))
+    giver = shelf(service)
+    for number, size in enumerate([2 * BUNDLE, 6 * BUNDLE]):
+        giver.give(str(number), bundle(number, size))
+    assert sent == ["give"]
+    assert service.counts().refusals == 1
+    wait_until(lambda: service.counts().kept == 1)
 
 
 def test_a_bundle_outlives_the_process_that_made_it(own_ray, service):

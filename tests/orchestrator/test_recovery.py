@@ -20,6 +20,7 @@ from ray_sweeps import (
     wait_until,
     write_task,
 )
+from raylets import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -68,6 +69,29 @@ def test_a_sweep_whose_driver_was_killed_goes_on_where_it_was(own_ray, tmp_path)
         assert [kept[trial, row["epoch"]] for row in past] == [row["seconds"] for row in past]
 
 
+def test_the_same_command_goes_on_with_another_cluster_after_the_head_was_lost(
+    own_ray, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # by default a minute
+    task = write_task(tmp_path, EPOCHS, kd_steps=LONG)
+    with cluster(cpus=1) as ray:
+        ray.wait_for_head()
+        first = start_sweep(task, tmp_path, *OPTIONS, *ALONE, "--address", ray.address)
+        wait_until(lambda: first.poll() is not None or len(history(tmp_path, "t000")) >= 3)
+        assert first.poll() is None, end(first)
+        ray.head.kill()
+        status, printed, _ = end(first, 60)
+    assert status == 1
+    assert all(json.loads(line) for line in printed.splitlines())
+    saved = history(tmp_path, "t000")
+    assert 3 <= len(saved) < EPOCHS, "it was not lost in the middle"
+    status, _, complained = sweep_here(task, tmp_path, *OPTIONS, *ALONE)
+    assert status == 0, complained
+    rows = assert_complete(tmp_path)
+    kept = {row["epoch"]: row["seconds"] for row in rows if row["trial"] == "t000"}
+    assert [kept[row["epoch"]] for row in saved] == [row["seconds"] for row in saved]
+
+
 def test_a_trial_whose_actor_was_killed_goes_on_where_it_was(own_ray, tmp_path):
     from dfkd.orchestrator import sweep
 
@@ -84,6 +108,32 @@ def test_a_trial_whose_actor_was_killed_goes_on_where_it_was(own_ray, tmp_path):
     )
     assert any("lost its worker" in text for text in listener.said)
     assert_complete(tmp_path)
+
+
+class Untimely(Listener):
+    """Kills the actor of a trial that has just ended, which would have run the next one."""
+
+    def trial_ended(self, record):
+        if record.spec.id == "t000":
+            kill_one(os.getpid(), "ray::TrialActor")
+
+
+def test_a_trial_that_was_to_begin_on_an_actor_that_is_lost_begins_on_another(own_ray, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    listener = Untimely()
+    result = sweep(
+        write_task(tmp_path, 3),
+        trials=2,
+        concurrent=1,
+        scheduler="fifo",
+        select="accuracy",
+        control=False,
+        storage=str(tmp_path / "runs"),
+        watcher=listener,
+    )
+    assert any("t001 lost its worker" in text for text in listener.said)
+    assert [record.outcome for record in result.records] == ["finished", "finished"]
 
 
 def test_interrupting_saves_the_state_and_tells_how_to_go_on(own_ray, tmp_path):

@@ -9,6 +9,8 @@ from small_tasks import files_end_at
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator.storage import Folder
 
+pytest_plugins = ["s3_server"]
+
 
 class ObjectStore(MemoryFileSystem):
     """An object store in memory: no folders but in the names of files."""
@@ -27,7 +29,7 @@ class Filesystems:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(ObjectStore())), f"/{path}"
 
 
-@pytest.fixture(params=["a path", "file://", "store://"])
+@pytest.fixture(params=["a path", "file://", "store://", "s3://"])
 def folder(request, tmp_path, monkeypatch):
     """An empty folder, on each kind of storage."""
     if request.param == "store://":
@@ -35,6 +37,8 @@ def folder(request, tmp_path, monkeypatch):
         monkeypatch.setattr(ObjectStore, "pseudo_dirs", [""])
         monkeypatch.setattr(pyarrow.fs, "FileSystem", Filesystems)
         return Folder.of("store://bucket/runs")
+    if request.param == "s3://":
+        return Folder.of(request.getfixturevalue("s3").uri(tmp_path.name))
     return Folder.of(f"file://{tmp_path}" if request.param == "file://" else str(tmp_path))
 
 

@@ -85,7 +85,8 @@ def test_the_same_command_after_the_end_only_shows_the_result(swept):
     before = (folder / "results.parquet").read_bytes()
     status, printed, _ = sweep_here(task, folder.parents[1], "--trials", "3", "--json")
     assert status == 0
-    assert [event["event"] for event in as_json(printed)] == ["sweep_started", "sweep_ended"]
+    events = [event["event"] for event in as_json(printed)]
+    assert events == ["sweep_started", *["trial_known"] * 4, "sweep_ended"]
     assert (folder / "results.parquet").read_bytes() == before
 
 

@@ -46,7 +46,7 @@ def swept(own_ray, tmp_path_factory):
         write_task(folder, EPOCHS, kd_steps=10),
         trials=2,
         workers=2,
-        cpus_per_worker=0.9,
+        cpus_per_worker=1.0,  # all there are
         control=False,
         storage=str(folder),
         watcher=HurtfulBoard(terminal),
@@ -68,3 +68,40 @@ def test_asha_over_trials_of_two_workers_gives_every_resource_back(own_ray, swep
 def test_a_lost_train_worker_costs_no_epoch(swept):
     rows = swept[0].records[0].rows
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+
+
+class HeldUp(Listener):
+    """Kills a trial's driver as soon as it has a placement group, before its workers are up."""
+
+    def __init__(self):
+        super().__init__()
+        self.groups = []
+
+    def tick(self):
+        from ray.util import placement_group_table
+
+        groups = placement_group_table().values()
+        found = [g["name"] for g in groups if "/" in g["name"] and g["state"] != "REMOVED"]
+        if found and not self.groups:
+            self.groups = found
+            kill_one(os.getpid(), "ray::TrialDriver")
+
+
+def test_a_driver_lost_before_its_workers_are_up_leaves_no_placement_group(own_ray, tmp_path):
+    from dfkd.orchestrator import sweep
+
+    listener = HeldUp()
+    result = sweep(
+        write_task(tmp_path, 2),
+        trials=1,
+        workers=2,
+        cpus_per_worker=1.0,  # all there are
+        select="accuracy",
+        control=False,
+        storage=str(tmp_path),
+        watcher=listener,
+    )
+    assert listener.groups, "no driver was killed, so nothing was tested"
+    assert [record.outcome for record in result.records] == ["finished"]
+    groups = own_ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} == {"REMOVED"}

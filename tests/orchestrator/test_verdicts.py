@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_tasks import EPOCHS
 
 from dfkd.methods.jury import PROBES, ProbePool, Verdict
-from dfkd.orchestrator import controls, rendering
+from dfkd.orchestrator import catalog, controls, outcomes
 from dfkd.orchestrator.controls import EXTRA_ROUNDS, equip, make_controls
 from dfkd.orchestrator.places import Here
 from dfkd.orchestrator.probes import pools_from_bytes, pools_to_bytes
@@ -246,12 +246,13 @@ def test_one_trial_alone_is_no_choice_to_be_sure_of(done):
 
 
 def test_the_summary_says_how_sure_the_choice_is(done, many):
-    told = list(rendering.jury(replace(done, run=many[1])))
+    told = list(outcomes.jury({**catalog.outcome(done), "sureness": many[1].sureness()}))
     assert "juries drawn again from these pools choose the same student in 100 %" in told
 
 
 def test_the_summary_of_one_trial_says_nothing_of_other_juries(done):
-    assert not any("drawn again" in sentence for sentence in rendering.jury(done))
+    told = outcomes.jury(catalog.outcome(done))
+    assert not any("drawn again" in sentence for sentence in told)
 
 
 def test_a_choice_of_the_best_costs_nothing():

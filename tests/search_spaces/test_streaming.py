@@ -15,7 +15,8 @@ from dfkd.orchestrator.trials import correct
 from dfkd.search_spaces import data as module
 from dfkd.search_spaces import encoded
 from dfkd.search_spaces.data import LabeledImages, load_data, same_images
-from dfkd.search_spaces.encoded import StreamedImages, slices
+from dfkd.search_spaces.encoded import slices
+from dfkd.search_spaces.streaming import StreamedImages
 
 NAMES = ("top", "middle", "bottom")
 IMAGES, LABELS = stripes(23)
@@ -77,6 +78,16 @@ def test_parts_of_parts_are_parts(both):
 def test_accuracy_is_the_same(both, stripes_task, stripes_teacher):
     network = stripes_teacher.build(stripes_task).network
     assert correct(network, both[0]) == correct(network, both[1]) > 0
+
+
+def test_elsewhere_than_on_a_cpu_they_are_fitted_there(both):
+    """On a device that computes no numbers, but says what it would."""
+    there = [list(found.batches(torch.device("meta"))) for found in both]
+    for pairs in zip(*there, strict=True):
+        for kept, streamed in zip(*pairs, strict=True):
+            assert (kept.shape, kept.dtype, kept.device) == (
+                (streamed.shape, streamed.dtype, streamed.device)
+            )
 
 
 def test_images_that_differ_are_not_the_same(both, folder, stripes_task):

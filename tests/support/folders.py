@@ -50,6 +50,9 @@ class InMemory(Folder):
     def read(self, name: str) -> bytes | None:
         return self.contents.get(f"{self.uri}/{name}")
 
+    def exists(self, name: str) -> bool:
+        return f"{self.uri}/{name}" in self.contents
+
     def files(self) -> list[str]:
         start = f"{self.uri}/"
         names = (path.removeprefix(start) for path in self.contents if path.startswith(start))

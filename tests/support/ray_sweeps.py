@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,17 @@ def sweep_here(task: str, folder: Path, *options: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def start_sweep(task: str, folder: Path, *options: str) -> subprocess.Popen[str]:
+def start_sweep(
+    task: str, folder: Path, *options: str, inside: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """`dfkd sweep` in a process of its own, which a test may kill or interrupt.
+
+    `inside` is what the command is prefixed with, to run elsewhere.
 
     A shell's background jobs ignore SIGINT, and so does what they start, unless it is told not to.
     """
-    command = [sys.executable, "-m", "dfkd.cli", "sweep", task, "--storage", str(folder / "runs")]
+    command = [*inside, sys.executable, "-m", "dfkd.cli", "sweep", task]
+    command += ["--storage", str(folder / "runs")]
     return subprocess.Popen(
         [*command, "--name", "s", *options],
         stdout=subprocess.PIPE,
