@@ -33,7 +33,6 @@ LABEL_KEY = re.compile(
 OURS = {"HOME", "FQ_RAY_IP", "RAY_IP", "RAY_PORT", "RAY_ADDRESS", "RAY_CLUSTER_NAME"}
 OURS |= {"RAY_AUTH_MODE", "RAY_REDIS_ADDRESS", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"}
 TAKEN = ("/tmp", "/home/dfkd", "/dev/shm", "/spill", "/etc/dfkd")  # where pods mount their own
-DRIVER_CPUS = 0.01  # a trial of several workers has a driver beside them (train_driver.py)
 
 
 class Need(Protocol):
@@ -116,18 +115,13 @@ class ClusterOptions:
 
     def workers_per_pod(self, need: Need) -> int:
         """How many of a trial's workers a worker pod holds."""
-        cpus = self.worker_cpus - (DRIVER_CPUS if need.workers > 1 else 0)
-        fitting = int(cpus / need.cpus_per_worker + 1e-6)
+        fitting = int(self.worker_cpus / need.cpus_per_worker + 1e-6)
         if need.gpus_per_worker:
             fitting = min(fitting, int(self.gpus_per_pod(need) / need.gpus_per_worker + 1e-6))
         return max(fitting, 0)
 
     def pods_per_trial(self, need: Need) -> int:
         return math.ceil(need.workers / max(self.workers_per_pod(need), 1))
-
-    def trials_at_once(self, need: Need) -> int:
-        """On all worker pods."""
-        return self.workers_max * self.workers_per_pod(need) // need.workers
 
     def least_pods(self, need: Need) -> int:
         """Worker pods that there are at any time."""
@@ -259,11 +253,6 @@ class ClusterOptions:
             )
         elif (pods := self.pods_per_trial(need)) > self.workers_max:
             yield f"a trial takes {pods} worker pods, and --workers-max is {self.workers_max}"
-        elif self.workers_min is not None and self.workers_min < pods and self.autoscale:
-            yield (
-                f"the sweep begins when there is room for one trial, which takes {pods} worker "
-                f"pods: raise --workers-min {self.workers_min} or leave it out"
-            )
 
     def _outside(self, job: Job, need: Need) -> Iterator[str]:
         path = job.storage.removeprefix("file://")

@@ -55,7 +55,8 @@ NOTES = {
         "The autoscaler, if there is one, asks Kubernetes for pods."
     ),
     f"{WORKERS}.replicas": (
-        "The sweep begins when there is room for one trial, so that many pods are always there."
+        "The job is handed over when these are up, however long nodes take to come; from then on "
+        "the autoscaler adds what trials wait for."
     ),
     f"{WORKERS}.rayStartParams": "num-cpus, num-gpus and memory are taken from the limits below.",
     f"{WORKERS}.{BOX}.resources": (

@@ -34,7 +34,7 @@ def test_an_image_and_a_storage_are_all_that_has_to_be_said():
         ({"shm": "much"}, "--shm must be an amount of memory as 500M or 2GiB, got 'much'"),
         ({"head_memory": "1Gi"}, "--head-memory must be at least 4Gi, got 1Gi"),
         ({"workers_min": 5}, "--workers-min 5 is above --workers-max 4"),
-        ({"workers_min": 0}, "takes 1 worker pods: raise --workers-min 0"),
+        ({"workers_min": -1}, "--workers-min must be at least 0, got -1"),
         ({"workers_min": 1, "autoscale": False}, "--fixed means --workers-max 4 pods all along"),
         ({"workers_max": 0}, "--workers-max must be at least 1, got 0"),
         ({"ttl": -1}, "--ttl must be at least 0, got -1"),
@@ -129,14 +129,13 @@ def test_half_a_gpu_for_each_worker_means_two_workers_on_a_pod_of_one():
     options = ClusterOptions(image="dfkd:1", workers_max=3)
     need = Resources(gpus_per_worker=0.5)
     assert options.gpus_per_pod(need) == 1 and options.workers_per_pod(need) == 2
-    assert options.trials_at_once(need) == 6 and options.least_pods(need) == 1
 
 
-def test_trials_of_several_workers_leave_room_for_their_driver():
-    options = ClusterOptions(image="dfkd:1", worker_cpus=4)
-    assert options.workers_per_pod(Resources(workers=1)) == 4
-    assert options.workers_per_pod(Resources(workers=4)) == 3
-    assert options.least_pods(Resources(workers=4)) == 2
+def test_as_many_pods_are_kept_as_one_trial_takes_unless_it_is_said_otherwise():
+    need = Resources(workers=5)
+    assert ClusterOptions(worker_cpus=2).least_pods(need) == 3
+    assert ClusterOptions(worker_cpus=2, workers_min=0).least_pods(need) == 0
+    assert ClusterOptions(worker_cpus=2, autoscale=False).least_pods(need) == 4
 
 
 def test_no_claim_may_lie_where_pods_mount_something_of_their_own():
