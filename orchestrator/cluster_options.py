@@ -25,7 +25,14 @@ LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035
 OBJECT = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")  # DNS-1123, as most of Kubernetes' names
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TELLING = {"key", "token", "secret", "password", "passwd", "credential", "credentials"}
-DRIVER_CPUS = 0.01  # a trial of several workers has a driver beside them (train_driver.py)
+LONGEST_LABEL = 63
+LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?")
+LABEL_KEY = re.compile(
+    r"([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?"
+)
+OURS = {"HOME", "FQ_RAY_IP", "RAY_IP", "RAY_PORT", "RAY_ADDRESS", "RAY_CLUSTER_NAME"}
+OURS |= {"RAY_AUTH_MODE", "RAY_REDIS_ADDRESS", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"}
+TAKEN = ("/tmp", "/home/dfkd", "/dev/shm", "/spill", "/etc/dfkd")  # where pods mount their own
 
 
 class Need(Protocol):
@@ -99,7 +106,8 @@ class ClusterOptions:
 
     def problems(self, job: Job, need: Need) -> list[str]:
         """Everything that is wrong with them for this job, whose trials need that."""
-        rules = (self._names, self._memory, self._counts, self._pods, self._outside, self._words)
+        rules = [self._names, self._claims, self._memory, self._counts, self._pods]
+        rules += [self._outside, self._words]
         return [problem for rule in rules for problem in rule(job, need)]
 
     def gpus_per_pod(self, need: Need) -> int:
@@ -107,18 +115,13 @@ class ClusterOptions:
 
     def workers_per_pod(self, need: Need) -> int:
         """How many of a trial's workers a worker pod holds."""
-        cpus = self.worker_cpus - (DRIVER_CPUS if need.workers > 1 else 0)
-        fitting = int(cpus / need.cpus_per_worker + 1e-6)
+        fitting = int(self.worker_cpus / need.cpus_per_worker + 1e-6)
         if need.gpus_per_worker:
             fitting = min(fitting, int(self.gpus_per_pod(need) / need.gpus_per_worker + 1e-6))
         return max(fitting, 0)
 
     def pods_per_trial(self, need: Need) -> int:
         return math.ceil(need.workers / max(self.workers_per_pod(need), 1))
-
-    def trials_at_once(self, need: Need) -> int:
-        """On all worker pods."""
-        return self.workers_max * self.workers_per_pod(need) // need.workers
 
     def least_pods(self, need: Need) -> int:
         """Worker pods that there are at any time."""
@@ -168,15 +171,28 @@ class ClusterOptions:
         if self.spill_bytes() is None:
             given["--spill, where it is no size,"] = self.spill
         for flag, name in given.items():
-            if name and not OBJECT.fullmatch(name):
+            if name and not (OBJECT.fullmatch(name) and len(name) <= LONGEST_LABEL):
                 yield f"{flag} is the name of an object in the cluster, got '{name}'"
         for name in self.secret:
             if not OBJECT.fullmatch(name):  # it may be the secret itself: not printed
                 yield "--secret is a Secret's name and never its content; see docs/security.md"
+        label, _, value = self.gpu_type.rpartition("=")
+        is_label = LABEL_VALUE.fullmatch(value) and len(value) <= LONGEST_LABEL
+        if self.gpu_type and not (is_label and (not label or LABEL_KEY.fullmatch(label))):
+            yield f"--gpu-type is a label's value, or LABEL=VALUE, got '{self.gpu_type}'"
+
+    def _claims(self, job: Job, need: Need) -> Iterator[str]:
+        paths: set[str] = set()
         for text in self.claim:
             name, _, path = text.partition(":")
-            if not OBJECT.fullmatch(name) or not re.fullmatch(r"(/[^/:\s]+)+/?", path):
+            path = path.rstrip("/")
+            if not OBJECT.fullmatch(name) or not re.fullmatch(r"(/[^/:\s]+)+", path):
                 yield f"--claim must be NAME:/PATH, got '{text}'"
+            elif any(mine == path or mine.startswith(f"{path}/") for mine in TAKEN):
+                yield f"--claim {text} would hide what pods keep in {', '.join(TAKEN)}"
+            elif path in paths:
+                yield f"--claim {text}: another claim is mounted there"
+            paths.add(path)
 
     def _memory(self, job: Job, need: Need) -> Iterator[str]:
         sizes: dict[str, int] = {}
@@ -220,6 +236,8 @@ class ClusterOptions:
 
     def _pods(self, job: Job, need: Need) -> Iterator[str]:
         gpus = self.gpus_per_pod(need)
+        if self.gpu_type and not need.gpus_per_worker:
+            yield f"--gpu-type {self.gpu_type} and trials that use no GPU: add --gpus-per-worker"
         if need.gpus_per_worker and not gpus:
             yield (
                 f"trials ask for --gpus-per-worker {need.gpus_per_worker:g} and worker pods have "
@@ -235,11 +253,6 @@ class ClusterOptions:
             )
         elif (pods := self.pods_per_trial(need)) > self.workers_max:
             yield f"a trial takes {pods} worker pods, and --workers-max is {self.workers_max}"
-        elif self.workers_min is not None and self.workers_min < pods and self.autoscale:
-            yield (
-                f"the sweep begins when there is room for one trial, which takes {pods} worker "
-                f"pods: raise --workers-min {self.workers_min} or leave it out"
-            )
 
     def _outside(self, job: Job, need: Need) -> Iterator[str]:
         path = job.storage.removeprefix("file://")
@@ -263,6 +276,8 @@ class ClusterOptions:
             key, equals, value = text.partition("=")
             if not equals or not VARIABLE.fullmatch(key):
                 yield f"--var must be KEY=VALUE, got '{key}'"
+            elif key in OURS:
+                yield f"--var {key} is for dfkd and KubeRay to set"
             elif is_telling(key) or holds_a_password(value):
                 yield (
                     f"--var {key} looks like a secret, and manifests are no place for one: put it "

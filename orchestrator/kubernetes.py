@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dfkd.methods.errors import ConfigError, DfkdError
@@ -21,6 +22,10 @@ GONE = 60.0  # seconds for an ended RayJob to make room for one of its name
 PAUSE = 1.0  # seconds between two looks
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")  # what `ray job logs` says itself is colored
+
+OF_RAY = re.compile(  # how the submitter says that it has submitted
+    r"(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\t(INFO|SUCC) \S+\.py:\d+ -- |$)"
+)
 
 DEPLOYMENT: dict[str, Status] = {  # of a RayJob's status.jobDeploymentStatus; others: pending
     "Running": "running",
@@ -72,33 +77,31 @@ class Kubernetes:
         state = state_of(found)
         cluster = found.get("status", {}).get("rayClusterName")
         if state.status == "pending" and cluster:
-            waiting = why_pods_wait(self._objects.pods(f"ray.io/cluster={cluster}"))
-            return JobState("pending", f"{state.told}; {waiting}" if waiting else state.told)
+            with contextlib.suppress(DfkdError):  # who may look at RayJobs may not at pods
+                waiting = why_pods_wait(self._objects.pods(f"ray.io/cluster={cluster}"))
+                return JobState("pending", f"{state.told}; {waiting}" if waiting else state.told)
         return state
 
     def logs(self, name: str) -> Iterator[str]:
         """The lines of its submitter's pods, which print what the driver prints.
 
-        A stream that breaks is taken up where it broke; Unreachable after two minutes of failures.
+        A stream that breaks is taken up where it broke; Unreachable after two minutes in which
+        nothing worked.
         """
         read: set[str] = set()
         seen: dict[str, str] = {}
-        answered = time.monotonic()
+        failing = 0.0  # since when
         while True:
+            began, before = time.monotonic(), dict(seen)
             try:
-                pod = next_pod(self._objects.pods(f"job-name={name}"), read)
-                is_over = self.state(name).status in ENDED
-                answered = time.monotonic()
-                if pod is not None:
-                    uid = pod["metadata"]["uid"]
-                    yield from self._lines(pod["metadata"]["name"], uid, seen)
-                    if is_over or pod["status"]["phase"] in ("Succeeded", "Failed"):
-                        read.add(uid)
-                        continue
-                elif is_over:
+                if (yield from self._next_lines(name, read, seen)):
                     return
+                failing = 0.0
             except Unreachable:
-                if time.monotonic() - answered > PATIENCE:
+                now = time.monotonic()
+                worked = seen != before or now - began > PATIENCE / 2  # it was only silent for long
+                failing = now if worked else failing or began
+                if now - failing > PATIENCE:
                     raise
             time.sleep(PAUSE)
 
@@ -133,14 +136,30 @@ class Kubernetes:
             self._objects.delete(made["kind"], made["metadata"]["name"])
             self._objects.create(made)
 
+    def _next_lines(
+        self, name: str, read: set[str], seen: dict[str, str]
+    ) -> Generator[str, None, bool]:
+        """What is new of the next pod that was not read; returns whether there will be no more."""
+        job = self._objects.ray_job(name)
+        pod = next_pod(self._objects.pods(f"job-name={name}"), read, job)
+        is_over = job is None or state_of(job).status in ENDED
+        if pod is None:
+            return is_over
+        uid = pod["metadata"]["uid"]
+        yield from self._lines(pod["metadata"]["name"], uid, seen)
+        if is_over or pod["status"]["phase"] in ("Succeeded", "Failed"):
+            read.add(uid)
+        return False
+
     def _lines(self, pod: str, uid: str, seen: dict[str, str]) -> Iterator[str]:
-        """A pod's lines after the last one that was seen, by the times before them."""
+        """What the driver printed, after the last line that was seen, by the lines' times."""
         after = seen.get(uid, "")
         for line in lines_of(self._objects.log(pod, SUBMITTER)):
             stamp, _, text = line.partition(" ")
             if comparable(stamp) > after:
                 seen[uid] = comparable(stamp)
-                yield COLOR.sub("", text)
+                if not OF_RAY.match(text := COLOR.sub("", text)):
+                    yield text
 
 
 def connected(namespace: str) -> KubeObjects:
@@ -205,11 +224,16 @@ def why_pods_wait(pods: Sequence[Manifest]) -> str:
     return f"{up} of {len(pods)} pods are up" if pods else ""
 
 
-def next_pod(pods: Sequence[Manifest], read: set[str]) -> Manifest | None:
-    """The oldest pod that has begun and was not read to its end."""
+def next_pod(pods: Sequence[Manifest], read: set[str], job: Manifest | None) -> Manifest | None:
+    """The oldest pod that has begun, was not read to its end, and is none of an earlier job's."""
+    since = "" if job is None else made_at(job)
     begun = [pod for pod in pods if pod["status"].get("phase") not in (None, "Pending", "Unknown")]
-    left = [pod for pod in begun if pod["metadata"]["uid"] not in read]
-    return min(left, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+    left = [pod for pod in begun if pod["metadata"]["uid"] not in read and made_at(pod) >= since]
+    return min(left, key=made_at, default=None)
+
+
+def made_at(made: Manifest) -> str:
+    return str(made["metadata"].get("creationTimestamp", ""))
 
 
 def comparable(stamp: str) -> str:

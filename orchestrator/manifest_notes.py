@@ -16,9 +16,9 @@ NOTES = {
         "Each retry is a new cluster, on which the same command resumes the sweep from its storage."
     ),
     "spec.shutdownAfterJobFinishes": (
-        "The cluster goes this many seconds after the sweep; nothing that matters is on it."
+        "The cluster goes, after some seconds to look at it; what the sweep found is not on it."
     ),
-    "spec.suspend": "Kueue, if it has this job, sets it to false when the job's turn has come.",
+    "spec.suspend": "Kueue sets it to false when the job's turn has come.",
     f"{CLUSTER}.rayVersion": "Must be that of the image's Ray.",
     f"{CLUSTER}.authOptions": (
         "Nobody runs code through the dashboard, the client's port or the control store without a "
@@ -55,7 +55,8 @@ NOTES = {
         "The autoscaler, if there is one, asks Kubernetes for pods."
     ),
     f"{WORKERS}.replicas": (
-        "The sweep begins when there is room for one trial, so that many pods are always there."
+        "The job is handed over when these are up, however long nodes take to come; from then on "
+        "the autoscaler adds what trials wait for."
     ),
     f"{WORKERS}.rayStartParams": "num-cpus, num-gpus and memory are taken from the limits below.",
     f"{WORKERS}.{BOX}.resources": (

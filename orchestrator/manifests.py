@@ -59,15 +59,16 @@ def ray_job(job: Job, options: ClusterOptions, need: Need, carried: Carried) -> 
     """A cluster, and `dfkd sweep` on its head."""
     labels = {SWEEP_LABEL: job.name} | ({QUEUE_LABEL: options.queue} if options.queue else {})
     spec: dict[str, Any] = {
-        "entrypoint": entrypoint(command(job, options, need, carried)),
+        "entrypoint": entrypoint(command(job, carried)),
         "submissionMode": "K8sJobMode",
         "backoffLimit": options.backoff,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": options.ttl,
-        "suspend": bool(options.queue),
-        "rayClusterSpec": ray_cluster(job.name, options, need, carried.task is not None),
-        "submitterPodTemplate": submitter(job.name, options),
     }
+    if options.queue:
+        spec["suspend"] = True
+    spec["rayClusterSpec"] = ray_cluster(job.name, options, need, carried.task is not None)
+    spec["submitterPodTemplate"] = submitter(job.name, options)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -76,13 +77,10 @@ def ray_job(job: Job, options: ClusterOptions, need: Need, carried: Carried) -> 
     }
 
 
-def command(job: Job, options: ClusterOptions, need: Need, carried: Carried) -> list[str]:
+def command(job: Job, carried: Carried) -> list[str]:
     """What runs on the head; RayJob's retries run the same, which resumes the sweep."""
-    words = ["dfkd", "sweep", *carried.arguments]
-    if "--concurrent" not in {word.partition("=")[0] for word in carried.arguments}:
-        # As many as there may be pods for, not as there are when the sweep begins.
-        words += ["--concurrent", str(options.trials_at_once(need))]
-    return [*words, "--name", job.name, "--storage", job.storage, "--address", "auto", "--json"]
+    own = ["--name", job.name, "--storage", job.storage, "--address", "auto", "--json"]
+    return ["dfkd", "sweep", *carried.arguments, *own]
 
 
 def ray_cluster(name: str, options: ClusterOptions, need: Need, has_task: bool) -> Manifest:

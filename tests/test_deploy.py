@@ -2,9 +2,11 @@
 
 import fnmatch
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from dfkd.orchestrator.cluster_options import ClusterOptions
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.jobs import Job
 from dfkd.orchestrator.manifests import as_yaml, manifests
-from dfkd.orchestrator.options import SweepOptions, as_words
+from dfkd.orchestrator.options import SweepOptions, as_words, flags
 from dfkd.orchestrator.pods import HOME, USER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,28 @@ TEMPLATE = ClusterOptions(  # as deploy/README.md has it
 JOB = Job(
     name="imagenet", storage="s3://my-bucket/dfkd-runs", arguments=("imagenet", *as_words(SWEEP))
 )
+
+
+def written(page: Path) -> list[list[str]]:
+    """The `dfkd submit` command lines of a page, in words."""
+    text = re.sub(r"\\\n", " ", page.read_text())
+    return [shlex.split(line) for line in re.findall(r"^    (dfkd submit .*)$", text, re.MULTILINE)]
+
+
+def test_the_commands_in_the_pages_are_the_one_that_makes_the_template():
+    options = {flags(one).partition("/")[0]: one for one in fields(ClusterOptions)}
+    (command,), (other,) = written(DEPLOY / "README.md"), written(ROOT / "docs" / "kubernetes.md")
+    assert command == other
+    dfkd, submit, task, *words, dry_run = command
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert (dfkd, submit, task, dry_run) == ("dfkd", "submit", "imagenet", "--dry-run")
+    assert (given.pop("--name"), given.pop("--storage")) == (JOB.name, JOB.storage)
+    wanted = ((flag, getattr(TEMPLATE, one.name), one.default) for flag, one in options.items())
+    cluster = {flag: value for flag, value, default in wanted if value != default}
+    as_text = {f: str(v[0] if isinstance(v, tuple) else v) for f, v in cluster.items()}
+    sweep = {"--trials": "64", "--gpus-per-worker": "1"}
+    assert given == sweep | as_text
+    assert [float(word) for word in as_words(SWEEP)[1::2]] == [float(v) for v in sweep.values()]
 
 
 def test_the_template_is_what_dfkd_prints():

@@ -1,11 +1,15 @@
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
 
-from dfkd.orchestrator.cluster_options import ClusterOptions
+from dfkd.orchestrator.carried import MOUNT
+from dfkd.orchestrator.cluster_options import TAKEN, ClusterOptions
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.jobs import Job
 from dfkd.orchestrator.options import SweepOptions
+from dfkd.orchestrator.pods import HOME, SPILL
 
 JOB = Job(name="mine", storage="s3://bucket/runs", arguments=("digits",))
 GPU = Resources(gpus_per_worker=1)
@@ -30,7 +34,7 @@ def test_an_image_and_a_storage_are_all_that_has_to_be_said():
         ({"shm": "much"}, "--shm must be an amount of memory as 500M or 2GiB, got 'much'"),
         ({"head_memory": "1Gi"}, "--head-memory must be at least 4Gi, got 1Gi"),
         ({"workers_min": 5}, "--workers-min 5 is above --workers-max 4"),
-        ({"workers_min": 0}, "takes 1 worker pods: raise --workers-min 0"),
+        ({"workers_min": -1}, "--workers-min must be at least 0, got -1"),
         ({"workers_min": 1, "autoscale": False}, "--fixed means --workers-max 4 pods all along"),
         ({"workers_max": 0}, "--workers-max must be at least 1, got 0"),
         ({"ttl": -1}, "--ttl must be at least 0, got -1"),
@@ -41,7 +45,12 @@ def test_an_image_and_a_storage_are_all_that_has_to_be_said():
         ({"namespace": "a b"}, "--namespace is the name of an object"),
         ({"spill": "My Disk"}, "--spill, where it is no size, is the name of an object"),
         ({"claim": ("data",)}, "--claim must be NAME:/PATH, got 'data'"),
+        ({"claim": ("data:/tmp/",)}, "--claim data:/tmp/ would hide what pods keep"),
+        ({"claim": ("data:/home",)}, "--claim data:/home would hide what pods keep"),
+        ({"claim": ("a:/data", "b:/data/")}, "--claim b:/data/: another claim is mounted there"),
+        ({"gpu_type": "NVIDIA L4"}, "--gpu-type is a label's value, or LABEL=VALUE"),
         ({"var": ("novalue",)}, "--var must be KEY=VALUE"),
+        ({"var": ("RAY_AUTH_MODE=disabled",)}, "--var RAY_AUTH_MODE is for dfkd and KubeRay"),
         ({"redis": "redis://:pw@host:6379"}, "--redis must be HOST:PORT"),
         ({"redis_secret": "a/b"}, "--redis-secret without --redis"),
         ({"redis": "redis:6379", "redis_secret": "a"}, "--redis-secret must be NAME/KEY"),
@@ -55,6 +64,7 @@ def test_what_cannot_work_is_refused_with_what_to_do_instead(options, says):
     ("need", "options", "says"),
     [
         (Resources(), {"gpus": 1}, "--gpus 1 would idle"),
+        (Resources(), {"gpu_type": "NVIDIA-L4"}, "trials that use no GPU: add --gpus-per-worker"),
         (Resources(gpus_per_worker=2), {"gpus": 1}, "no worker pod of 8 CPU and 1 GPU holds it"),
         (Resources(cpus_per_worker=9), {}, "a trial's worker takes 9 CPU and 0 GPU"),
         (Resources(workers=5, gpus_per_worker=1), {}, "a trial takes 5 worker pods"),
@@ -119,14 +129,23 @@ def test_half_a_gpu_for_each_worker_means_two_workers_on_a_pod_of_one():
     options = ClusterOptions(image="dfkd:1", workers_max=3)
     need = Resources(gpus_per_worker=0.5)
     assert options.gpus_per_pod(need) == 1 and options.workers_per_pod(need) == 2
-    assert options.trials_at_once(need) == 6 and options.least_pods(need) == 1
 
 
-def test_trials_of_several_workers_leave_room_for_their_driver():
-    options = ClusterOptions(image="dfkd:1", worker_cpus=4)
-    assert options.workers_per_pod(Resources(workers=1)) == 4
-    assert options.workers_per_pod(Resources(workers=4)) == 3
-    assert options.least_pods(Resources(workers=4)) == 2
+def test_as_many_pods_are_kept_as_one_trial_takes_unless_it_is_said_otherwise():
+    need = Resources(workers=5)
+    assert ClusterOptions(worker_cpus=2).least_pods(need) == 3
+    assert ClusterOptions(worker_cpus=2, workers_min=0).least_pods(need) == 0
+    assert ClusterOptions(worker_cpus=2, autoscale=False).least_pods(need) == 4
+
+
+def test_no_claim_may_lie_where_pods_mount_something_of_their_own():
+    assert set(TAKEN) == {"/tmp", HOME, "/dev/shm", SPILL, MOUNT}
+
+
+def test_reading_the_options_imports_nothing_heavy():
+    program = "import sys, dfkd.orchestrator.cluster_options; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not {"torch", "ray", "yaml", "kubernetes"} & set(done.stdout.split()) and done.stdout
 
 
 def test_every_option_teaches_in_one_line_and_none_is_a_sweeps_own():

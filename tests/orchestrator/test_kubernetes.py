@@ -105,6 +105,26 @@ def test_what_each_of_a_jobs_submitters_printed_is_read_in_turn(backend, cluster
     assert list(backend.logs("mine")) == ["one", "one", "two"]
 
 
+def test_what_an_earlier_job_of_the_name_printed_is_not_read(cluster):
+    cluster.add_pod("mine-a", "Succeeded", with_times("old"), job_name="mine")
+    backend = Kubernetes(OPTIONS, Resources())
+    backend.submit(JOB)
+    cluster.add_pod("mine-b", "Succeeded", with_times("new"), job_name="mine")
+    cluster.status("mine", **DONE)
+    assert list(backend.logs("mine")) == ["new"]
+
+
+def test_what_ray_says_of_its_own_is_left_out(cluster):
+    backend = Kubernetes(OPTIONS, Resources())
+    backend.submit(JOB)
+    rays = "2026-11-22 02:35:30,326\t{} cli.py:66 -- \x1b[32mJob 'one' submitted\x1b[39m"
+    said = ["", rays.format("SUCC"), "Running entrypoint for job one: dfkd", rays.format("ERR")]
+    cluster.add_pod("mine-a", "Succeeded", with_times(*said, "{}"), job_name="mine")
+    cluster.status("mine", **DONE)
+    last, line = backend.logs("mine")
+    assert "ERR" in last and "\x1b" not in last and line == "{}"
+
+
 def test_an_ended_job_makes_room_for_one_that_resumes_it(backend, cluster):
     backend.submit(JOB)
     first = cluster.objects["rayjobs", "mine"]["metadata"]["uid"]
@@ -185,6 +205,8 @@ def test_a_pending_job_says_what_its_pods_wait_for(cluster):
     pull = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
     pod["status"] = {"phase": "Pending", "containerStatuses": [pull]}
     assert backend.state("mine").told.endswith("1 of 2 pods are up; worker: no such image")
+    cluster.answers = [None, 403]  # the RayJob, but not its pods
+    assert backend.state("mine").told == "its cluster is being made"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from dfkd.orchestrator.manifests import as_yaml, manifests
 
 ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20)
+TYPES = st.sampled_from(["", "NVIDIA-L4", "cloud.google.com/gke-accelerator=nvidia-l4"])
 NAMES = st.sampled_from(["", "team-a"])
 SIZES = st.sampled_from(["1Gi", "8Gi", "9000M", "32Gi", "1TB"])
 CLAIMS = ("data:/data", "runs:/runs/")
@@ -33,7 +34,6 @@ JOBS = st.builds(
 )
 HARMLESS = {  # whatever the others are
     "image": st.sampled_from(["dfkd:1", "example.com:5000/dfkd@sha256:" + "0" * 64]),
-    "gpu_type": st.sampled_from(["", "NVIDIA-L4", "cloud.google.com/gke-accelerator=nvidia-l4"]),
     "spill": st.sampled_from(["20Gi", "fast-disk", "1TB"]),
     "head_cpus": st.integers(1, 8),
     "secret": st.sets(st.sampled_from(["storage", "tracking"])).map(tuple),
@@ -47,6 +47,7 @@ ANYTHING = st.builds(  # what may be asked, most of which is refused
     ClusterOptions,
     **HARMLESS,
     gpus=st.none() | st.integers(0, 8),
+    gpu_type=TYPES,
     workers_min=st.none() | st.integers(0, 4),
     workers_max=st.integers(1, 64),
     autoscale=st.booleans(),
@@ -55,7 +56,7 @@ ANYTHING = st.builds(  # what may be asked, most of which is refused
     shm=SIZES,
     object_store=st.just("") | SIZES,
     head_memory=SIZES,
-    claim=st.sampled_from([(), CLAIMS[:1], CLAIMS]),
+    claim=st.sampled_from([(), CLAIMS[:1], CLAIMS, ("a:/runs", "b:/runs/")]),
     queue=NAMES,
     redis=st.sampled_from(["", "redis:6379"]),
     redis_secret=st.sampled_from(["", "redis/password"]),
@@ -69,9 +70,10 @@ def submissions(draw: st.DrawFn) -> tuple[Job, ClusterOptions, Resources]:
     options = {name: draw(values) for name, values in HARMLESS.items()}
     options["autoscale"] = autoscale = draw(st.booleans())
     options["workers_max"] = draw(st.integers(6, 64))
-    options["workers_min"] = draw(st.none() | st.integers(3, 6)) if autoscale else None
+    options["workers_min"] = draw(st.none() | st.integers(0, 6)) if autoscale else None
     options["queue"] = "" if autoscale else draw(NAMES)
     options["gpus"] = draw(st.none() | st.integers(2, 8)) if need.gpus_per_worker else None
+    options["gpu_type"] = draw(TYPES) if need.gpus_per_worker else ""
     options["worker_cpus"] = draw(st.integers(4, 64))
     options["worker_memory"] = draw(st.sampled_from(["32Gi", "100000M", "1TB"]))
     options["head_memory"] = draw(st.sampled_from(["4Gi", "9000M"]))
@@ -114,15 +116,8 @@ def test_anything_else_is_refused_or_makes_what_kuberay_takes(job, options, need
 def test_the_driver_gets_the_words_and_where_its_sweep_lies():
     (made,) = manifests(JOB, WORKING, GPU)
     assert made["spec"]["entrypoint"] == (
-        "dfkd sweep digits --trials 8 --concurrent 4 --name mine --storage s3://bucket/runs "
-        "--address auto --json"
+        "dfkd sweep digits --trials 8 --name mine --storage s3://bucket/runs --address auto --json"
     )
-
-
-def test_trials_at_once_are_left_to_who_says_how_many():
-    job = Job(name="mine", storage="s3://b", arguments=("digits", "--concurrent", "2"))
-    (made,) = manifests(job, WORKING, GPU)
-    assert made["spec"]["entrypoint"].count("--concurrent") == 1
 
 
 @pytest.mark.parametrize("word", ["--name", "--storage=x", "--address", "--json"])

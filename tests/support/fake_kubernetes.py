@@ -40,10 +40,14 @@ class FakeCluster:
     uids: int = 0
     port: int = 0
 
+    def now(self) -> str:
+        """A minute after the last time that it was asked."""
+        self.uids += 1
+        return f"2026-11-22T02:{self.uids:02}:00Z"
+
     def add_pod(self, name: str, phase: str, *logs: bytes, **labels: str) -> dict[str, Any]:
         """`labels` with - as _; a log that does not end in a line break is torn off there."""
-        self.uids += 1
-        made = f"2026-11-22T02:{self.uids:02}:00Z"
+        made = self.now()
         facts = {
             "name": name,
             "namespace": "team",
@@ -155,8 +159,8 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.cluster.objects:
             self.refuse(409, "AlreadyExists", f'{kind} "{name}" already exists')
             return
-        self.cluster.uids += 1
-        body["metadata"] |= {"uid": f"u{self.cluster.uids}", "namespace": "team"}
+        facts = {"creationTimestamp": self.cluster.now(), "namespace": "team"}
+        body["metadata"] |= {**facts, "uid": f"u{self.cluster.uids}"}
         self.cluster.objects[kind, name] = body
         self.answer(201, body)
 

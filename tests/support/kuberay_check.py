@@ -47,10 +47,10 @@ def operators(made: dict[str, Any]) -> Iterator[str]:
         yield f"the name {name!r}"
     if spec["submissionMode"] not in {"K8sJobMode", "HTTPMode", "SidecarMode"}:
         yield "submissionMode"
-    if (spec["ttlSecondsAfterFinished"] or spec["suspend"]) and not shuts_down:
+    if (spec["ttlSecondsAfterFinished"] or spec.get("suspend")) and not shuts_down:
         yield "a TTL, or suspended, without shutdown"
     if "kueue.x-k8s.io/queue-name" in made["metadata"].get("labels", {}):
-        if not spec["suspend"]:
+        if not spec.get("suspend"):
             yield "a queue without suspend"
         if cluster["enableInTreeAutoscaling"]:
             yield "a queue with an autoscaler"
