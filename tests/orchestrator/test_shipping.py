@@ -153,6 +153,18 @@ def test_too_much_is_refused_with_the_largest_file_and_advice(files, monkeypatch
     assert "file://" in told
 
 
+def test_a_link_to_nowhere_is_refused(files, tmp_path):
+    (tmp_path / "images" / "cat" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    assert "2.png should travel" in complaint("digits", "--data", "images")
+
+
+def test_a_file_that_goes_away_in_between_is_told(files, tmp_path):
+    parcel = pack(("digits", "--teacher", "big.safetensors"))
+    (tmp_path / "big.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parcel.unpack(tmp_path / "there")
+
+
 def test_all_problems_are_told_at_once(task):
     Path(task).with_name("tiny.npz").unlink()
     told = complaint(task, "--data", "nowhere/images", "--export-dir", "mine")
