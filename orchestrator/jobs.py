@@ -81,21 +81,31 @@ class Backend(Protocol):
         """End it; its sweep can be resumed."""
         ...
 
+    def leave(self, name: str) -> str:
+        """What to type to come back to it, and to end it, as `farewell` says it."""
+        ...
+
+
+def farewell(name: str, options: Sequence[str]) -> str:
+    """How to come back to a job, and how to end it; `options` lead there.
+
+    >>> farewell("mine", ["--namespace", "ml"]).partition("; end")[0]
+    'mine goes on; watch it: dfkd status mine --watch --namespace ml'
+    """
+    watch = shlex.join(["dfkd", "status", name, "--watch", *options])
+    stop = shlex.join(["dfkd", "stop", name, *options])
+    return f"{name} goes on; watch it: {watch}; end it: {stop}"
+
 
 class Detached(KeyboardInterrupt):
-    """Ctrl-C while a job was followed; the job goes on."""
-
-    def __init__(self, name: str, options: Sequence[str] = ()) -> None:
-        watch = shlex.join(["dfkd", "status", name, "--watch", *options])
-        stop = shlex.join(["dfkd", "stop", name, *options])
-        super().__init__(f"{name} goes on without you; watch it again: {watch}; end it: {stop}")
+    """Ctrl-C while a job was followed, which goes on; says how to come back."""
 
 
-def follow(backend: Backend, name: str, watcher: Watcher, options: Sequence[str] = ()) -> JobState:
+def follow(backend: Backend, name: str, watcher: Watcher) -> JobState:
     """Tell the watcher what happens in a job from its beginning, until it ends; returns that.
 
-    Ctrl-C raises Detached, and the job goes on; `options` lead back to it, as in `dfkd status NAME
-    --watch OPTIONS`. Raises DfkdError if the cluster does not answer for two minutes.
+    Ctrl-C raises Detached, and the job goes on. Raises DfkdError if the cluster does not answer for
+    two minutes.
     """
     from dfkd.orchestrator.replaying import Replay
 
@@ -106,7 +116,7 @@ def follow(backend: Backend, name: str, watcher: Watcher, options: Sequence[str]
         _replay_lines(looks, replay, watcher)
         state = _settled(looks)
     except KeyboardInterrupt:
-        raise Detached(name, options) from None
+        raise Detached(backend.leave(name)) from None
     finally:
         replay.close()
     told = "" if state.status == "succeeded" else "\n".join(replay.complaints) or state.told

@@ -21,9 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError, unknown
-from dfkd.orchestrator.jobs import Job, JobState, Status
-from dfkd.orchestrator.shipping import pack, require_reachable
+from dfkd.orchestrator.jobs import Job, JobState, Status, farewell
+from dfkd.orchestrator.shipping import Parcel, pack, unreachable
 from dfkd.orchestrator.wheels import unpack
 
 ANSWER = 10.0  # seconds in which a dashboard must say that it is there
@@ -71,13 +72,7 @@ class RayJobs:
         Raises ConfigError for a name in use, files that cannot travel, and a cluster that is not
         there or not fit.
         """
-        if not NAME.fullmatch(job.name):
-            raise ConfigError(
-                f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and "
-                "underscores only, the first a letter or a digit"
-            )
-        require_reachable(job.storage)
-        parcel = pack(job.arguments)
+        parcel = _packed(job)
         with self._talking() as client, tempfile.TemporaryDirectory(prefix="dfkd-job-") as scratch:
             id = self._free_id(client.list_jobs(), job.name)
             given: dict[str, Any] = {"env_vars": {**self.variables, **BEFOREHAND}}
@@ -86,11 +81,9 @@ class RayJobs:
                 parcel.unpack(folder)
                 given["working_dir"] = str(folder)
             given["py_modules"] = [str(part) for part in unpack(Path(scratch, "dfkd"))]
-            words = [self.python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
-            words += ["--name", job.name, "--storage", job.storage, "--json"]
             with _environment(RAY_RUNTIME_ENV_IGNORE_GITIGNORE="1"):  # else it leaves data behind
                 client.submit_job(
-                    entrypoint=shlex.join(words),
+                    entrypoint=_command(job, parcel, self.python),
                     submission_id=id,
                     runtime_env=given,
                     metadata={SWEEP: job.name, "dfkd_storage": job.storage},
@@ -124,6 +117,9 @@ class RayJobs:
                 if time.monotonic() > deadline:
                     raise DfkdError(f"{name} was told to stop and is still running")
                 time.sleep(0.5)
+
+    def leave(self, name: str) -> str:
+        return farewell(name, ("--address", self.address))
 
     @cached_property
     def _client(self) -> Any:
@@ -186,6 +182,44 @@ class RayJobs:
                 f"torch; name that one by its path in {PYTHON}"
             )
         return told
+
+
+def preview(job: Job, python: str | None = None) -> str:
+    """What `submit` would send, to read; raises ConfigError for what it would refuse unasked."""
+    parcel = _packed(job)
+    sizes = {place: file.stat().st_size for place, file in parcel.files.items()}
+    total = sum(sizes.values())
+    lines = [
+        "# the job's command, on the head of the cluster",
+        _command(job, parcel, python or os.environ.get(PYTHON, "python")),
+        f"# with it travel dfkd {__version__} and {len(sizes)} files, {total:,} bytes",
+        *(f"{parcel.files[place]} -> {place}" for place in sorted(sizes)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _packed(job: Job) -> Parcel:
+    """What travels with the job; raises ConfigError if its name, storage or files are not fit."""
+    problems: list[str] = []
+    if not NAME.fullmatch(job.name):
+        problems.append(
+            f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and underscores "
+            "only, the first a letter or a digit"
+        )
+    parcel = None
+    problems += unreachable("--storage", job.storage)
+    try:
+        parcel = pack(job.arguments)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or parcel is None:
+        raise ConfigError(*problems)
+    return parcel
+
+
+def _command(job: Job, parcel: Parcel, python: str) -> str:
+    words = [python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
+    return shlex.join([*words, "--name", job.name, "--storage", job.storage, "--json"])
 
 
 def _number(id: str, name: str) -> int:

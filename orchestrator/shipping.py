@@ -61,7 +61,8 @@ def pack(arguments: tuple[str, ...]) -> Parcel:
         if option in FILES:
             words.append(_shipped(option, word, files, problems))
         elif option == EXPORT:
-            words.append(_on_the_cluster(option, word, problems))
+            problems += unreachable(option, word)
+            words.append(word)
         else:
             words.append(word)
         option = "" if option in (*FILES, EXPORT) else word
@@ -99,21 +100,14 @@ def _apart(words: Iterable[str]) -> Iterator[str]:
         yield from (name, value) if equals and name in (*FILES, EXPORT) else (word,)
 
 
-def require_reachable(storage: str) -> None:
-    """Raise ConfigError for a folder of this machine, where no cluster can write."""
-    problems: list[str] = []
-    _on_the_cluster("--storage", storage, problems)
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _on_the_cluster(option: str, where: str, problems: list[str]) -> str:
-    if "://" not in where and not where.startswith("/"):
-        problems.append(
-            f"{option} {where} is a folder of this machine; a job on a cluster needs a URI, as "
-            "s3://BUCKET/runs, or the absolute path of a folder that all its nodes share"
-        )
-    return where
+def unreachable(option: str, where: str) -> list[str]:
+    """What is wrong with a folder that a job should write; nothing if the cluster can reach it."""
+    if "://" in where or where.startswith("/"):
+        return []
+    return [
+        f"{option} {where} is a folder of this machine; a job on a cluster needs a URI, as "
+        "s3://BUCKET/runs, or the absolute path of a folder that all its nodes share"
+    ]
 
 
 def _task(task: str, files: dict[str, Path], problems: list[str]) -> str:

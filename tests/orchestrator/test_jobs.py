@@ -44,6 +44,9 @@ class Cluster:
     def stop(self, name):
         raise NotImplementedError
 
+    def leave(self, name):
+        return jobs.farewell(name, ("--address", "http://head:8265"))
+
 
 class Remarks(Silent):
     def __init__(self):
@@ -110,8 +113,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back():
             raise KeyboardInterrupt
 
     with pytest.raises(Detached) as detached:
-        options = ("--address", "http://head:8265")
-        follow(Cluster([RUNNING], [begun()], hangs=True), "s", Leaving(), options)
+        follow(Cluster([RUNNING], [begun()], hangs=True), "s", Leaving())
     said = str(detached.value)
     assert "dfkd status s --watch --address http://head:8265" in said
     assert "dfkd stop s --address http://head:8265" in said

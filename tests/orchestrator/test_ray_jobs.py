@@ -49,7 +49,7 @@ class Story:
         self.run = folder / "runs" / "s"
         cluster.submit(job)
         with pytest.raises(Detached) as detached:
-            follow(cluster, "s", Listener(epoch=3, act=leave), ("--address", cluster.address))
+            follow(cluster, "s", Listener(epoch=3, act=leave))
         self.farewell = str(detached.value)
         self.left = cluster.state("s")
         with pytest.raises(ConfigError) as refused:
