@@ -349,14 +349,17 @@ def status(
         show_job(name, address, namespace, watch, json)
         return
     from dfkd.orchestrator.board import leaderboard
-    from dfkd.orchestrator.catalog import find_run, state, summary
-    from dfkd.orchestrator.progress import sweep_watcher
+    from dfkd.orchestrator.catalog import find_run, outcome_of, state, summary
 
     run = find_run(name, storage)
     if watch:
+        from dfkd.orchestrator.outcomes import outcome
+        from dfkd.orchestrator.progress import sweep_watcher
         from dfkd.orchestrator.watching_runs import watch as follow
 
         follow(run, sweep_watcher(out, json))
+        if (facts := outcome_of(run)) is not None:
+            present(json, outcome(facts), {"event": "sweep_ended", **facts})
     where = f"{run.name} is {state(run)}, in {run.folder.uri}"
     present(json, [where] if watch else [leaderboard(run, out), where], summary(run))
 

@@ -60,7 +60,7 @@ def printed(stripes_file, stripes_teacher, tmp_path_factory):
 
 def rayjob(*options):
     """The RayJob that these options make, and its entrypoint."""
-    made = yaml.safe_load(told("submit", "imagenet", *ON_KUBERNETES, "--dry-run", *options))
+    made = yaml.safe_load(told("submit", "digits", *ON_KUBERNETES, "--dry-run", *options))
     return made, made["spec"]["entrypoint"]
 
 
@@ -69,20 +69,20 @@ def test_a_dry_run_prints_a_rayjob_that_runs_the_same_sweep():
     made, entrypoint = rayjob(*options)
     assert made["kind"] == "RayJob"
     assert made["metadata"]["name"] == "big"
-    assert entrypoint.startswith("dfkd sweep imagenet --trials 64 --gpus-per-worker 1.0 ")
+    assert entrypoint.startswith("dfkd sweep digits --trials 64 --gpus-per-worker 1.0 ")
     for words in ("--set bn_weight=5", "--name big", "--storage s3://bucket/runs", "--json"):
         assert words in entrypoint
 
 
 def test_a_job_has_a_name_that_kubernetes_takes_where_nobody_gave_one():
     made, entrypoint = rayjob()
-    assert made["metadata"]["name"].startswith("imagenet-")
+    assert made["metadata"]["name"].startswith("digits-")
     assert f"--name {made['metadata']['name']}" in entrypoint
 
 
 def test_what_is_wrong_with_the_sweep_and_with_the_cluster_is_told_at_once():
     said = complaint(
-        *("submit", "imagenet", *ON_KUBERNETES, "--method", "nayr", "--set", "bn_weight=-1"),
+        *("submit", "digits", *ON_KUBERNETES, "--method", "nayr", "--set", "bn_weight=-1"),
         *("--workers-min", 9, "--workers-max", 3, "--name", "Not_DNS"),
     )
     for words in ("Did you mean 'nayer'", "--workers-min 9", "Not_DNS"):
@@ -90,7 +90,7 @@ def test_what_is_wrong_with_the_sweep_and_with_the_cluster_is_told_at_once():
 
 
 def test_a_local_folder_is_no_storage_for_pods():
-    assert "--storage" in complaint("submit", "imagenet", "--image", "i", "--dry-run")
+    assert "--storage" in complaint("submit", "digits", "--image", "i", "--dry-run")
 
 
 def test_what_lies_beside_a_task_file_cannot_reach_pods(stripes_file):
@@ -169,4 +169,5 @@ def test_where_a_job_runs_must_be_told(command):
 
 def test_a_finished_run_is_watched_to_its_end_at_once(stripes_storage, done):
     shown = told("status", "done", "--watch", "--storage", stripes_storage)
+    assert "best student (t000)" in shown
     assert "done is finished" in shown
