@@ -220,7 +220,6 @@ def submit(
     it. The same command with its --name again resumes it. See docs/kubernetes.md and
     docs/clusters.md.
     """
-    from dfkd.orchestrator.jobs import left_alone
     from dfkd.orchestrator.requests import SweepRequest
     from dfkd.orchestrator.submitting import prepare
 
@@ -234,7 +233,7 @@ def submit(
     backend.submit(sending.job)
     if detach:
         facts = {"event": "submitted", "name": name, "storage": request.storage}
-        present(json, [left_alone(name, backend.way)], facts)
+        present(json, [backend.leave(name)], facts)
     else:
         attach(backend, name, json)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from simulated import plausible_row, tree_of
+from watched_memory import memory
 
 from dfkd.orchestrator.board import Board
 from dfkd.orchestrator.clusters import Resources
@@ -89,6 +90,7 @@ def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
         "seconds": {name: sum(each) / 1000 for name, each in spent.items()},
         "files": files,
         "bytes": size,
+        "memory": memory()["VmHWM"],
         "results_bytes": os.path.getsize(folder / RESULTS),
     }
 

@@ -33,7 +33,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from provenance import commit, machine
+from ray.util import placement_group_table
 from tables import row
 
 from dfkd.orchestrator import sweep
@@ -68,7 +70,7 @@ class Watch(Silent):
 
     def epoch_ended(self, spec: Any, row: Any) -> None:
         self.epochs[spec.id] = row["epoch"]
-        if spec.id in self.lost and row["began"] > self.lost[spec.id]:
+        if row["began"] > self.lost.get(spec.id, float("inf")):
             self.again.setdefault(spec.id, row["began"])
 
 
@@ -99,9 +101,15 @@ class Saboteur(threading.Thread):
         self.watch.begun.wait()
         time.sleep(self.after)
         epochs, at = dict(self.watch.epochs), time.time()
+        here = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self.cluster.nodes.remove(self.victim)
+        groups = list(placement_group_table().values())
         self.victim.kill()
         wait_for(2)
+        gone = here - {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for group in groups:  # whose driver may be on the other node: Train starts them again
+            if group["name"] and gone & set(group["bundles_to_node_id"].values()):
+                self.watch.lost.setdefault(group["name"].split("/")[1], at)
         self.hurt = Hurt(self.after, at, time.time(), epochs)
         if self.replaced:
             time.sleep(max(0.0, at + REPLACED_AFTER - time.time()))
@@ -116,6 +124,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--within", type=float, default=50.0, help="seconds")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for a sweep")
+    parser.add_argument("--workers", type=int, choices=(1, 2), help="without it, in turn")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -126,7 +135,7 @@ def main() -> None:
     recovered: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(prefix="dfkd-bench-") as folder, three_raylets() as cluster:
         for number in range(options.sweeps):
-            workers = 1 + number % 2
+            workers = options.workers or 1 + number % 2
             watch = Watch()
             saboteur = Saboteur(cluster, watch, rng, options.within)
             saboteur.replaced = workers > 1 or number % 4 == 0

@@ -6,10 +6,11 @@
 
 cluster: `run_trials` as a sweep calls it, with the product's search, bookkeeping, run folder,
 scheduler and board; only what a trial runs is another (simulated.py): it sleeps, and reports as
-many figures per epoch as a real one. Each cell is NODESxTRIALS, on a cluster of its own; a node has
-four GPUs, which are not there, and a trial takes one. All trials take equally long and none is
+many figures per epoch as a real one. Each cell is NODESxTRIALS, on a cluster of its own; a trial
+takes one GPU. All trials take equally long and none is
 stopped, so that the ideal is known: as many rounds as it takes, back to back, from the first
-second. Ray runs a process of 110 MB for each trial at a time: 64 are what fits here.
+second. The overhead per trial is what a trial takes from its start to its successor's beyond what
+it sleeps. Ray runs a process of 110 MB for each trial at a time: 64 are what fits here.
 
 bookkeeping: the same events without Ray, told to the same bookkeeping; by event, as trials grow.
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance import commit, machine
-from simulated import GPUS, cluster, memory_taken
+from simulated import cluster, memory_taken
 from tables import row
 
 CELLS = "1x16,4x64,16x64,16x256"
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("cluster", "bookkeeping"), help="without it, both")
     parser.add_argument("--cells", default=CELLS, help=f"NODESxTRIALS, default {CELLS}")
+    parser.add_argument("--gpus", type=int, default=4, help="of a node, none of them real")
     parser.add_argument("--seconds", type=float, default=60.0, help="that a trial takes")
     parser.add_argument("--epochs", type=int, default=12, help="of such a trial")
     parser.add_argument("--trials", default=TRIALS, help=f"of bookkeeping, default {TRIALS}")
@@ -61,8 +63,9 @@ def main() -> None:
 
 def sweeps(folder: Path, options: argparse.Namespace) -> None:
     """A table of sweeps on simulated clusters, a row per cell."""
-    head = ["nodes", "trials", "at once", "ideal, s", "wall, s", "overhead, %"]
-    head += ["command to run_trials, s", "to the first wave's last start, s", "turnover, s"]
+    head = ["nodes", "trials", "at once", "ideal, s", "wall, s", "above it, %"]
+    head += ["to run_trials, s", "to the first start, s", "to the first wave's last, s"]
+    head += ["overhead per trial, %", "turnover, s"]
     head += ["driver CPU, s", "per event, ms", "driver's peak, MB", "machine, GB"]
     head += ["files", "MB", "results, kB", "written, times", "writing, s"]
     print(row(head), row(["--:"] * len(head)), sep="\n", flush=True)
@@ -74,7 +77,7 @@ def sweeps(folder: Path, options: argparse.Namespace) -> None:
 
 def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace) -> list[str]:
     """The cells of a row."""
-    with memory_taken() as taken, cluster(nodes) as address:
+    with memory_taken() as taken, cluster(nodes, options.gpus) as address:
         order = {
             "trials": trials,
             "seconds": options.seconds,
@@ -86,17 +89,20 @@ def one_sweep(folder: Path, nodes: int, trials: int, options: argparse.Namespace
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["outcomes"] == ["finished"], found["outcomes"]
     ideal = math.ceil(trials / found["at_once"]) * options.seconds
-    gaps = found["turnovers"]
+    gaps, cycles = found["turnovers"], found["cycles"]
+    overhead = f"{100 * (statistics.fmean(cycles) / options.seconds - 1):.2f}" if cycles else ""
     turnover = f"{statistics.median(gaps):.2f} (at most {max(gaps):.2f})" if gaps else ""
     return [
-        f"{nodes} of {GPUS} GPUs",
+        f"{nodes} of {options.gpus} GPUs",
         str(trials),
         str(found["at_once"]),
         f"{ideal:.0f}",
         f"{found['wall']:.1f}",
         f"{100 * (found['wall'] / ideal - 1):.1f}",
         f"{found['command_to_call']:.1f}",
+        f"{found['call_to_first_start']:.1f}",
         f"{found['call_to_first_wave']:.1f}",
+        overhead,
         turnover,
         f"{found['cpu']:.1f}",
         f"{1000 * found['cpu'] / found['events']:.1f}",
@@ -124,7 +130,7 @@ def events(folder: Path, options: argparse.Namespace) -> None:
         "results.parquet": "results.parquet",
     }
     head = ["trials", *(f"{told}, ms" for told in by_event.values())]
-    head += ["all of it, s", "per event, ms", "files", "MB", "results, MB"]
+    head += ["all of it, s", "per event, ms", "peak, MB", "files", "MB", "results, MB"]
     print(f"{options.long} epochs each; means over the last tenth of the events\n")
     print(row(head), row(["--:"] * len(head)), sep="\n", flush=True)
     for trials in map(int, options.trials.split(",")):
@@ -132,7 +138,8 @@ def events(folder: Path, options: argparse.Namespace) -> None:
         total = sum(found["seconds"].values()) - found["seconds"]["median"]
         cells = [str(trials), *(f"{found['late'][name]:.3g}" for name in by_event)]
         cells += [f"{total:.1f}", f"{1000 * total / (trials * options.long):.2f}"]
-        cells += [str(found["files"]), f"{found['bytes'] / 1e6:.1f}"]
+        cells += [f"{found['memory'] / 1e6:.0f}", str(found["files"])]
+        cells += [f"{found['bytes'] / 1e6:.1f}"]
         print(row([*cells, f"{found['results_bytes'] / 1e6:.2f}"]), flush=True)
     print("\nAll of it: with asha, without median.")
 

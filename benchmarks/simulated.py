@@ -15,7 +15,6 @@ from typing import Any
 from ray import tune
 from ray.cluster_utils import Cluster
 
-GPUS = 4  # of each node, none of them real
 STORE = 80_000_000  # bytes of each node's object store, which stays empty
 QUIET_CORES = 0.5  # below this many busy cores a cluster has started
 LOOK = 1.0  # seconds between looks at the machine's memory
@@ -28,15 +27,15 @@ SIMULATED = {  # what a machine that is all nodes at once is spared
 
 
 @contextmanager
-def cluster(nodes: int) -> Iterator[str]:
-    """The address of a head without room for trials and `nodes` nodes of GPUS GPUs and CPUs."""
+def cluster(nodes: int, gpus: int) -> Iterator[str]:
+    """The address of a head without room for trials and `nodes` nodes, of `gpus` GPUs and CPUs."""
     os.environ.update(SIMULATED)
     found = Cluster()
     try:
         common = {"object_store_memory": STORE, "include_dashboard": False}
         found.add_node(num_cpus=0, **common)
         for _ in range(nodes):
-            found.add_node(wait=False, num_cpus=GPUS, num_gpus=GPUS, **common)
+            found.add_node(wait=False, num_cpus=gpus, num_gpus=gpus, **common)
         found.wait_for_nodes(timeout=300)
         settle()
         yield found.address

@@ -90,14 +90,17 @@ def main() -> None:
         ended, spent = time.time(), cpu_seconds() - cpu
         watcher.sweep_ended()
     run.write_results(list(ledger.records.values()))
-    first = sorted(watcher.started)[: min(at_once, request.trials)][-1]
+    starts = sorted(watcher.started)
+    cycles = [later - start for start, later in zip(starts, starts[at_once:], strict=False)]
     files, size = tree_of(run.folder.local)  # type: ignore[arg-type]
     found = {
         "at_once": at_once,
         "command_to_call": called - plan["began"],
-        "call_to_first_wave": first - called,
+        "call_to_first_start": starts[0] - called,
+        "call_to_first_wave": starts[: min(at_once, request.trials)][-1] - called,
         "wall": ended - called,
-        "turnovers": turnovers(watcher.started, list(ledger.records.values()), at_once),
+        "cycles": cycles,
+        "turnovers": turnovers(starts, list(ledger.records.values()), at_once),
         "cpu": spent,
         "memory": memory()["VmHWM"],
         "files": files,
@@ -117,10 +120,10 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def turnovers(started: list[float], records: list[TrialRecord], at_once: int) -> list[float]:
+def turnovers(starts: list[float], records: list[TrialRecord], at_once: int) -> list[float]:
     """Seconds from the end of a trial's last epoch to the start of the one that follows it."""
     ends = sorted(record.rows[-1]["ended"] for record in records)
-    return [start - end for end, start in zip(ends, sorted(started)[at_once:], strict=False)]
+    return [start - end for end, start in zip(ends, starts[at_once:], strict=False)]
 
 
 if __name__ == "__main__":

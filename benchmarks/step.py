@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 
 from dfkd.methods.networks import build_network
 from dfkd.methods.shape import ImageShape
+from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.scores import SCORES
 from dfkd.orchestrator.specs import Choices, TrialSpec, plan_methods
 from dfkd.orchestrator.trials import Surroundings, Trial
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="student steps per epoch; without it, the case's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    spare_the_compiler()  # as a worker does
     print(f"{machine()}, {device_name(options.device)}, commit {commit()}; {vars(options)}\n")
     print("| case | precision | | median, s | 10th to 90th percentile | of the epoch | n |")
     print("|---|---|---|--:|---|--:|--:|", flush=True)

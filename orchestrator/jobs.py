@@ -65,11 +65,6 @@ def fresh_name(task: str) -> str:
 class Backend(Protocol):
     """Somewhere that jobs run. Every call is bounded in time, but `logs`; all raise DfkdError."""
 
-    @property
-    def way(self) -> Sequence[str]:
-        """The options that lead back here, as in `dfkd status NAME OPTIONS`."""
-        ...
-
     def submit(self, job: Job) -> None:
         """Send the job; raises ConfigError if one of its name runs already."""
         ...
@@ -86,19 +81,24 @@ class Backend(Protocol):
         """End it; its sweep can be resumed."""
         ...
 
+    def leave(self, name: str) -> str:
+        """What to type to come back to it, and to end it, as `farewell` says it."""
+        ...
+
+
+def farewell(name: str, options: Sequence[str]) -> str:
+    """How to come back to a job, and how to end it; `options` lead there.
+
+    >>> farewell("mine", ["--namespace", "ml"]).partition("; end")[0]
+    'mine goes on; watch it: dfkd status mine --watch --namespace ml'
+    """
+    watch = shlex.join(["dfkd", "status", name, "--watch", *options])
+    stop = shlex.join(["dfkd", "stop", name, *options])
+    return f"{name} goes on; watch it: {watch}; end it: {stop}"
+
 
 class Detached(KeyboardInterrupt):
-    """Ctrl-C while a job was followed; the job goes on."""
-
-    def __init__(self, name: str, way: Sequence[str]) -> None:
-        super().__init__(left_alone(name, way))
-
-
-def left_alone(name: str, way: Sequence[str]) -> str:
-    """What to say of a job that nobody follows any more; `way` is its backend's."""
-    watch = shlex.join(["dfkd", "status", name, "--watch", *way])
-    stop = shlex.join(["dfkd", "stop", name, *way])
-    return f"{name} goes on without you; watch it: {watch}; end it: {stop}"
+    """Ctrl-C while a job was followed, which goes on; says how to come back."""
 
 
 def follow(backend: Backend, name: str, watcher: Watcher) -> JobState:
@@ -116,7 +116,7 @@ def follow(backend: Backend, name: str, watcher: Watcher) -> JobState:
         _replay_lines(looks, replay, watcher)
         state = _settled(looks)
     except KeyboardInterrupt:
-        raise Detached(name, backend.way) from None
+        raise Detached(backend.leave(name)) from None
     finally:
         replay.close()
     told = "" if state.status == "succeeded" else "\n".join(replay.complaints) or state.told

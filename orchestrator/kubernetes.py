@@ -12,7 +12,7 @@ from typing import Any
 
 from dfkd.methods.errors import ConfigError, DfkdError
 from dfkd.orchestrator.cluster_options import ClusterOptions, Need
-from dfkd.orchestrator.jobs import ENDED, Job, JobState, Status
+from dfkd.orchestrator.jobs import ENDED, Job, JobState, Status, farewell
 from dfkd.orchestrator.kube_objects import Exists, KubeObjects, Manifest, Unreachable, lines_of
 from dfkd.orchestrator.manifests import manifests
 from dfkd.orchestrator.pods import SUBMITTER
@@ -43,10 +43,6 @@ class Kubernetes:
         self._resources = resources
         self._objects = connected(options.namespace)
         self._known: set[str] = set()
-
-    @property
-    def way(self) -> tuple[str, str]:
-        return "--namespace", self._objects.namespace
 
     def submit(self, job: Job) -> None:
         """Create the RayJob; one of that name that has ended is replaced, and its sweep resumed."""
@@ -111,6 +107,9 @@ class Kubernetes:
             raise nothing_called(name, self._objects.namespace)
         self._objects.delete("RayJob", name)
         self._known.add(name)
+
+    def leave(self, name: str) -> str:
+        return farewell(name, ("--namespace", self._objects.namespace))
 
     def _make_room(self, name: str) -> None:
         """Delete a RayJob that has ended, and wait until it is gone with all that it owned.

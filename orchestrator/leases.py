@@ -36,9 +36,9 @@ class LeaseLost(SweepFailed):
 class Pace:
     """Seconds."""
 
-    renew: float = 10.0
+    renew: float = 6.0
     """Between two signs of life."""
-    expire: float = 40.0
+    expire: float = 30.0
     """Without a sign of life until the lease is free; many times `renew`."""
     settle: float = 2.0
     """Between claiming a lease and looking who got it, where two claim it at the same time."""

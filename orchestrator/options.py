@@ -63,7 +63,7 @@ class SweepOptions:
     )
     """For all trials, `preset` included; what is set is not searched."""
     teacher: str | None = option(
-        None, "[NETWORK:]FILE, NETWORK:TAG, or one of the task's `teachers`."
+        None, "[NETWORK:]FILE, a URI too, NETWORK:TAG, or one of the task's `teachers`."
     )
     student: str | None = option(None, "As resnet18, wrn-16-1.", metavar="NETWORK")
     data: str | None = option(None, "Labeled images to measure with.", metavar="PATH")

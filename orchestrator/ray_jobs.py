@@ -21,9 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dfkd import __version__
 from dfkd.methods.errors import ConfigError, DfkdError, unknown
-from dfkd.orchestrator.jobs import Job, JobState, Status
-from dfkd.orchestrator.shipping import Parcel, pack, require_reachable
+from dfkd.orchestrator.jobs import Job, JobState, Status, farewell
+from dfkd.orchestrator.shipping import Parcel, pack, unreachable
 from dfkd.orchestrator.wheels import unpack
 
 ANSWER = 10.0  # seconds in which a dashboard must say that it is there
@@ -65,17 +66,13 @@ class RayJobs:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the job; its processes see them, and so does the dashboard."""
 
-    @property
-    def way(self) -> tuple[str, str]:
-        return "--address", self.address
-
     def submit(self, job: Job) -> None:
         """Send the sweep, with dfkd itself and the files that its arguments name.
 
         Raises ConfigError for a name in use, files that cannot travel, and a cluster that is not
         there or not fit.
         """
-        parcel, words = self._command(job)
+        parcel = _packed(job)
         with self._talking() as client, tempfile.TemporaryDirectory(prefix="dfkd-job-") as scratch:
             id = self._free_id(client.list_jobs(), job.name)
             given: dict[str, Any] = {"env_vars": {**self.variables, **BEFOREHAND}}
@@ -86,17 +83,11 @@ class RayJobs:
             given["py_modules"] = [str(part) for part in unpack(Path(scratch, "dfkd"))]
             with _environment(RAY_RUNTIME_ENV_IGNORE_GITIGNORE="1"):  # else it leaves data behind
                 client.submit_job(
-                    entrypoint=shlex.join(words),
+                    entrypoint=_command(job, parcel, self.python),
                     submission_id=id,
                     runtime_env=given,
                     metadata={SWEEP: job.name, "dfkd_storage": job.storage},
                 )
-
-    def preview(self, job: Job) -> str:
-        """What `submit` would send, to read; needs no cluster, and raises what it can see here."""
-        parcel, words = self._command(job)
-        files = [f"{file} -> {place}" for place, file in parcel.files.items()]
-        return "\n".join([shlex.join(words), *files, ""])
 
     def state(self, name: str) -> JobState:
         with self._talking() as client:
@@ -127,17 +118,8 @@ class RayJobs:
                     raise DfkdError(f"{name} was told to stop and is still running")
                 time.sleep(0.5)
 
-    def _command(self, job: Job) -> tuple[Parcel, list[str]]:
-        """What travels, and the words of the job's command."""
-        if not NAME.fullmatch(job.name):
-            raise ConfigError(
-                f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and "
-                "underscores only, the first a letter or a digit"
-            )
-        require_reachable(job.storage)
-        parcel = pack(job.arguments)
-        words = [self.python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
-        return parcel, [*words, "--name", job.name, "--storage", job.storage, "--json"]
+    def leave(self, name: str) -> str:
+        return farewell(name, ("--address", self.address))
 
     @cached_property
     def _client(self) -> Any:
@@ -200,6 +182,44 @@ class RayJobs:
                 f"torch; name that one by its path in {PYTHON}"
             )
         return told
+
+
+def preview(job: Job, python: str | None = None) -> str:
+    """What `submit` would send, to read; raises ConfigError for what it would refuse unasked."""
+    parcel = _packed(job)
+    sizes = {place: file.stat().st_size for place, file in parcel.files.items()}
+    total = sum(sizes.values())
+    lines = [
+        "# the job's command, on the head of the cluster",
+        _command(job, parcel, python or os.environ.get(PYTHON, "python")),
+        f"# with it travel dfkd {__version__} and {len(sizes)} files, {total:,} bytes",
+        *(f"{parcel.files[place]} -> {place}" for place in sorted(sizes)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _packed(job: Job) -> Parcel:
+    """What travels with the job; raises ConfigError if its name, storage or files are not fit."""
+    problems: list[str] = []
+    if not NAME.fullmatch(job.name):
+        problems.append(
+            f"name '{job.name}' cannot be a job's: letters, digits, dots, dashes and underscores "
+            "only, the first a letter or a digit"
+        )
+    parcel = None
+    problems += unreachable("--storage", job.storage)
+    try:
+        parcel = pack(job.arguments)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or parcel is None:
+        raise ConfigError(*problems)
+    return parcel
+
+
+def _command(job: Job, parcel: Parcel, python: str) -> str:
+    words = [python, "-m", "dfkd.cli", "sweep", *parcel.arguments]
+    return shlex.join([*words, "--name", job.name, "--storage", job.storage, "--json"])
 
 
 def _number(id: str, name: str) -> int:

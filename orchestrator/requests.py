@@ -13,6 +13,7 @@ import yaml
 from dfkd.methods import CONTROL, METHODS
 from dfkd.methods.errors import ConfigError, unknown
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.fetching import fetched
 from dfkd.orchestrator.keepers import POLICIES
 from dfkd.orchestrator.options import SweepOptions
 from dfkd.orchestrator.pools import find_pool, require_drawable
@@ -49,7 +50,7 @@ class SweepRequest(SweepOptions):
     """A task, and everything that `dfkd sweep` can be asked of it."""
 
     task: str
-    """A task's name, or the path of a task's YAML file."""
+    """A task's name, or the path or URI of a task's YAML file."""
 
     def problems(self) -> list[str]:
         """What is wrong with it before looking at the task."""
@@ -108,7 +109,7 @@ def with_its_teacher(
     spec: SweepSpec, request: SweepRequest, say: Callable[[str], None]
 ) -> SweepSpec:
     """A planned sweep with its teacher as it is; trains and caches a task's if need be."""
-    spec = replace(spec, teacher=find_teacher(spec.task, request.teacher, say))
+    spec = replace(spec, teacher=find_teacher(spec.task, _teacher(request), say))
     if spec.from_pool is not None:
         where = Folder(spec.from_pool)
         images = require_drawable(where, spec.task.shape, spec.teacher.fingerprint)
@@ -120,7 +121,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     """As `resolve`, but a task's own teacher stays untrained: to show, not to run."""
     found = request.problems()
     try:
-        task = _with_images(load_task(request.task), request.data)
+        task = _with_images(load_task(fetched(request.task, "task")), request.data)
     except ConfigError as error:
         raise ConfigError(*found, *error.problems) from None
     choices = Choices(
@@ -145,7 +146,7 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
         if request.from_pool is not None:
             pool = find_pool(request.from_pool, request.storage).uri
     with gathering(found):
-        teacher = planned_teacher(task, request.teacher)
+        teacher = planned_teacher(task, _teacher(request))
     if teacher is not None:
         found += objections(task, plans, teacher)
     if found or teacher is None:
@@ -168,6 +169,11 @@ def plan_sweep(request: SweepRequest) -> SweepSpec:
     )
     _rehearse(spec)
     return spec
+
+
+def _teacher(request: SweepRequest) -> str | None:
+    """The teacher that was asked for, in a file of this machine."""
+    return None if request.teacher is None else fetched(request.teacher, "teacher file")
 
 
 def _rehearse(spec: SweepSpec) -> None:

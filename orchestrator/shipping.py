@@ -33,10 +33,16 @@ class Parcel:
     """Files here, by where they lie in the job's working folder."""
 
     def unpack(self, folder: Path) -> None:
-        """Copy the files to where they belong below `folder`."""
+        """Copy the files to where they belong below `folder`; raises ConfigError if one cannot be.
+
+        They are looked at when they are packed, so that is rare.
+        """
         for place, file in self.files.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / place)
+            try:
+                shutil.copyfile(file, folder / place)
+            except OSError as error:
+                raise ConfigError(unreadable(file, error)) from None
 
 
 def pack(arguments: tuple[str, ...]) -> Parcel:
@@ -55,21 +61,36 @@ def pack(arguments: tuple[str, ...]) -> Parcel:
         if option in FILES:
             words.append(_shipped(option, word, files, problems))
         elif option == EXPORT:
-            words.append(_on_the_cluster(option, word, problems))
+            problems += unreachable(option, word)
+            words.append(word)
         else:
             words.append(word)
         option = "" if option in (*FILES, EXPORT) else word
-    size = sum(file.stat().st_size for file in files.values())
-    if size > LIMIT:
-        largest = max(files.values(), key=lambda file: file.stat().st_size)
+    sizes = dict(_sizes(files.values(), problems))
+    if sum(sizes.values()) > LIMIT:
         problems.append(
-            f"{len(files)} files of {size / 1e6:.0f} MB would have to travel with the job, at most "
-            f"{LIMIT / 1e6:.0f} MB can; the largest is {largest}. Put them where the cluster reads "
-            f"them, and give their paths there as {THERE}/PATH"
+            f"{len(files)} files of {sum(sizes.values()) / 1e6:.0f} MB would have to travel with "
+            f"the job, at most {LIMIT / 1e6:.0f} MB can; the largest is "
+            f"{max(sizes, key=sizes.__getitem__)}. Put them where the cluster reads them, and give "
+            f"their paths there as {THERE}/PATH"
         )
     if problems:
         raise ConfigError(*problems)
     return Parcel(tuple(words), files)
+
+
+def _sizes(files: Iterable[Path], problems: list[str]) -> Iterator[tuple[Path, int]]:
+    """Bytes of each file; those that are not to be had are problems."""
+    for file in files:
+        try:
+            yield file, file.stat().st_size
+        except OSError as error:
+            problems.append(unreadable(file, error))
+
+
+def unreadable(file: Path, error: OSError) -> str:
+    """What is wrong with a file that should travel."""
+    return f"{file} should travel with the job and cannot be read: {error.strerror}"
 
 
 def _apart(words: Iterable[str]) -> Iterator[str]:
@@ -79,21 +100,14 @@ def _apart(words: Iterable[str]) -> Iterator[str]:
         yield from (name, value) if equals and name in (*FILES, EXPORT) else (word,)
 
 
-def require_reachable(storage: str) -> None:
-    """Raise ConfigError for a folder of this machine, where no cluster can write."""
-    problems: list[str] = []
-    _on_the_cluster("--storage", storage, problems)
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _on_the_cluster(option: str, where: str, problems: list[str]) -> str:
-    if "://" not in where and not where.startswith("/"):
-        problems.append(
-            f"{option} {where} is a folder of this machine; a job on a cluster needs a URI, as "
-            "s3://BUCKET/runs, or the absolute path of a folder that all its nodes share"
-        )
-    return where
+def unreachable(option: str, where: str) -> list[str]:
+    """What is wrong with a folder that a job should write; nothing if the cluster can reach it."""
+    if "://" in where or where.startswith("/"):
+        return []
+    return [
+        f"{option} {where} is a folder of this machine; a job on a cluster needs a URI, as "
+        "s3://BUCKET/runs, or the absolute path of a folder that all its nodes share"
+    ]
 
 
 def _task(task: str, files: dict[str, Path], problems: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from dfkd.orchestrator.patience import AT_FIRST, PATIENCE, Patience
 from dfkd.search_spaces.files import write_atomically
 
 Found = TypeVar("Found")
+READINGS, REREAD_AFTER = 5, 0.05  # seconds
 
 
 class Guard(Protocol):
@@ -172,9 +174,18 @@ class Folder:
         self.write(name, json.dumps(value, indent=1).encode())
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's value, or None where there is no such file."""
-        data = self.read(name)
-        return None if data is None else json.loads(data)
+        """A JSON file's value, or None where there is no such file.
+
+        Raises ConfigError where it is damaged. pyarrow asks S3 for a file's size, and then for as
+        many bytes: if it is replaced in between, what comes is cut off or followed by garbage.
+        """
+        for _ in range(READINGS):
+            data = self.read(name)
+            try:
+                return None if data is None else json.loads(data)
+            except ValueError:
+                time.sleep(REREAD_AFTER)
+        raise ConfigError(f"{self.uri_of(name)} is damaged: it is no JSON")
 
     def exists(self, name: str) -> bool:
         """Whether there is a file called `name`."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator.cluster_options import ClusterOptions
 from dfkd.orchestrator.jobs import Backend, Job, fresh_name
 from dfkd.orchestrator.options import DEFAULT_STORAGE, as_words, flags
 from dfkd.orchestrator.requests import SweepRequest, plan_sweep
-
-if TYPE_CHECKING:
-    from dfkd.orchestrator.ray_jobs import RayJobs
 
 ANYWHERE = ("var",)  # cluster options that a running Ray can do with too
 
@@ -36,7 +33,7 @@ class Sending:
             from dfkd.orchestrator.kubernetes import Kubernetes
 
             return Kubernetes(self.cluster, self.request.resources())
-        return self._ray()
+        return running_ray(self.address, self.python, self.cluster.variables())
 
     def shown(self) -> str:
         """What would be sent, to read: manifests as YAML, or a command and the files with it."""
@@ -44,10 +41,9 @@ class Sending:
             from dfkd.orchestrator.manifests import as_yaml, manifests
 
             return as_yaml(manifests(self.job, self.cluster, self.request.resources()))
-        return self._ray().preview(self.job)
+        from dfkd.orchestrator.ray_jobs import preview
 
-    def _ray(self) -> RayJobs:
-        return running_ray(self.address or "", self.python, self.cluster.variables())
+        return preview(self.job, self.python)
 
 
 def prepare(
@@ -94,7 +90,7 @@ def find_backend(address: str | None, namespace: str | None) -> Backend:
 
 def running_ray(
     address: str, python: str | None = None, variables: Mapping[str, str] | None = None
-) -> RayJobs:
+) -> Backend:
     """The Ray cluster whose dashboard is at `address`."""
     from dfkd.orchestrator.ray_jobs import RayJobs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from ray import tune
 
-from dfkd.methods.errors import unknown
+from dfkd.methods.errors import ConfigError, unknown
 from dfkd.orchestrator.reporting import FAILED
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
@@ -75,66 +75,96 @@ class Tracked:
 
 
 class Tracker(tune.Callback):
-    """Tells one of Ray's loggers of trials as dfkd knows them: recipes and rows, by epoch."""
+    """Tells one of Ray's loggers of trials as dfkd knows them: recipes and rows, by epoch.
 
-    def __init__(self, logger: Any, run: Run, records: dict[str, TrialRecord], root: Path) -> None:
+    A logger that fails is said to have, and told no more: no sweep ends for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        logger: Any,
+        trial: Callable[[str], Tracked],
+        say: Callable[[str], None],
+    ) -> None:
+        self._name = name
         self._logger = logger
-        self._run = run
-        self._records = records
-        self._root = root
+        self._trial = trial
+        self._say = say
         self._trials: dict[str, Tracked] = {}
         self._failed: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()  # into Tune's snapshot, which nobody reads
 
-    def setup(self, **info: Any) -> None:
-        self._logger.setup(**info)
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._logger.log_trial_start(self._tracked(trial))
+        id = trial.config["id"]
+        self._trials.setdefault(id, self._trial(id))
+        self._tell("log_trial_start", self._trials[id])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        id = trial.config["id"]
         if FAILED in result:
-            self._failed.add(trial.config["id"])
+            self._failed.add(id)
         elif "row" in result:
             row = result["row"]
             numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
             told = {**numbers, "training_iteration": row["epoch"]}
-            self._logger.log_trial_result(iteration, self._tracked(trial), told)
+            self._tell("log_trial_result", iteration, self._trials[id], told)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        failed = trial.config["id"] in self._failed
-        self._logger.log_trial_end(self._tracked(trial), failed=failed)
+        self._end(trial.config["id"], trial.config["id"] in self._failed)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._logger.log_trial_end(self._tracked(trial), failed=True)
+        self._end(trial.config["id"], True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self._logger.on_experiment_end(trials=list(self._trials.values()))
+        self._tell("on_experiment_end", list(self._trials.values()))
 
-    def _tracked(self, trial: Any) -> Tracked:
-        id = trial.config["id"]
-        if id not in self._trials:
-            spec = self._records[id].spec
-            config = {"method": spec.method, "student": spec.student, **spec.recipe}
-            where = self._root / id
-            self._trials[id] = Tracked(id, config, self._run.name, str(where))
-        return self._trials[id]
+    def _end(self, id: str, failed: bool) -> None:
+        if id in self._trials:  # else it was lost before it started
+            self._tell("log_trial_end", self._trials[id], failed)
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        if self._logger is None:
+            return
+        try:
+            getattr(self._logger, what)(*arguments)
+        except Exception as error:  # of whatever the tracker is made of
+            self._logger = None
+            self._say(f"--track {self._name} failed and ends here; the sweep goes on: {error}")
 
 
 def trackers(
-    names: Sequence[str], run: Run, records: dict[str, TrialRecord], scratch: str
+    names: Sequence[str],
+    run: Run,
+    records: Mapping[str, TrialRecord],
+    scratch: str,
+    say: Callable[[str], None],
 ) -> list[Tracker]:
-    """A callback for each name; what is no run folder's matter may lie in `scratch`."""
+    """A callback for each name; what is no run folder's matter may lie in `scratch`.
+
+    Raises ConfigError where a tracker cannot start.
+    """
     folder = run.folder.local
     root = Path(scratch) if folder is None else folder / FOLDER
-    return [
-        Tracker(LOGGERS[name](run.name, root), run, records, root / name)
-        for name in dict.fromkeys(names)
-    ]
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            logger = LOGGERS[name](run.name, root)
+            logger.setup()
+        except Exception as error:  # of whatever the tracker is made of
+            raise ConfigError(f"--track {name} cannot start: {error}") from None
+
+        def tracked(id: str, where: Path = root / name) -> Tracked:
+            spec = records[id].spec
+            config = {"method": spec.method, "student": spec.student, **spec.recipe}
+            return Tracked(id, config, run.name, str(where / id))
+
+        found.append(Tracker(name, logger, tracked, say))
+    return found
 
 
 def _tensorboard(sweep: str, root: Path) -> Any:
@@ -168,7 +198,14 @@ def _mlflow(sweep: str, root: Path) -> Any:
 def _wandb(sweep: str, root: Path) -> Any:
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", "dfkd"), group=sweep)
+    class InAFolder(WandbLoggerCallback):
+        """Makes the folder that the process which writes will change to."""
+
+        def log_trial_start(self, trial: Tracked) -> None:
+            trial.init_local_path()
+            super().log_trial_start(trial)
+
+    return InAFolder(project=os.environ.get("WANDB_PROJECT", "dfkd"), group=sweep)
 
 
 LOGGERS: dict[str, Callable[[str, Path], Any]] = {

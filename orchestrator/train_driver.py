@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from typing import Any, ClassVar
@@ -97,7 +98,7 @@ class OwnTrainer(TorchTrainer):
 
 def drive(config: dict[str, Any]) -> None:
     """The Tune trial: run the workers, pass their reports on."""
-    worker_group.placement_group = _named_group
+    worker_group.placement_group = functools.partial(_named_group, config["id"])
     exchange = beside_me(Exchange).remote(config["workers"])
     each = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
     trainer = OwnTrainer(
@@ -117,10 +118,10 @@ def drive(config: dict[str, Any]) -> None:
     trainer.fit()
 
 
-def _named_group(*bundles: Any, **options: Any) -> PlacementGroup:
+def _named_group(trial: str, *bundles: Any, **options: Any) -> PlacementGroup:
     """A placement group called after this process's actor; Train gives its groups no name."""
     driver = ray.get_runtime_context().get_actor_id()
-    return placement_group(*bundles, **options, name=f"{driver}/{time.time_ns()}")
+    return placement_group(*bundles, **options, name=f"{driver}/{trial}/{time.time_ns()}")
 
 
 DriverBase: Any = wrap_function(drive)

@@ -291,10 +291,10 @@ class Bookkeeper(tune.Callback):
 
 
 def onlookers(
-    sweep: SweepSpec, ledger: Ledger, track: Sequence[str], scratch: str
+    sweep: SweepSpec, ledger: Ledger, watcher: Watcher, track: Sequence[str], scratch: str
 ) -> list[tune.Callback]:
     """Who else is told of trials and rows: Ray's metrics where they can be seen, and `--track`."""
-    seen: list[tune.Callback] = [*trackers(track, ledger.run, ledger.records, scratch)]
+    seen: list[tune.Callback] = [*trackers(track, ledger.run, ledger.records, scratch, watcher.say)]
     if dashboard():
         shape = sweep.task.shape
         seen.append(Metrics(ledger.run.name, shape.channels * shape.height * shape.width))
@@ -347,7 +347,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
                 callbacks=[
                     Bookkeeper(ledger, search, watcher, janitor, room),
-                    *onlookers(sweep, ledger, request.track, scratch),
+                    *onlookers(sweep, ledger, watcher, request.track, scratch),
                 ],
             ),
         )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from command_line import as_json, complaint, dfkd, told
 
-from dfkd.orchestrator.jobs import Job, JobState
+from dfkd.orchestrator.jobs import Job, JobState, farewell
 
 pytest_plugins = ["small_task_fixtures", "command_line"]
 pytestmark = pytest.mark.usefixtures("dfkd_cache", "no_ray")
@@ -26,10 +26,6 @@ class Cluster:
     end: JobState = field(default_factory=lambda: JobState("succeeded"))
     sent: list[Job] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
-    way = ("--address", AT)
-
-    def preview(self, job):
-        return ""
 
     def submit(self, job):
         self.sent.append(job)
@@ -42,6 +38,9 @@ class Cluster:
 
     def stop(self, name):
         self.stopped.append(name)
+
+    def leave(self, name):
+        return farewell(name, ("--address", AT))
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def uninterrupted(stripes_file, tmp_path_factory, dfkd_cache):
         return run(stripes_file, tmp_path_factory.mktemp("whole")), counted.made
 
 
-@pytest.mark.parametrize("share", [number / 12 for number in range(12)])
+@pytest.mark.parametrize("share", [number / 8 for number in range(8)])
 def test_wherever_a_sweep_is_killed_it_is_resumed_to_the_same_student(
     stripes_file, uninterrupted, tmp_path, monkeypatch, share
 ):

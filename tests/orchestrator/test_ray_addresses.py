@@ -10,6 +10,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from ray_sweeps import write_task
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator import ray_jobs
@@ -98,8 +99,17 @@ def test_a_name_that_no_job_can_have_is_refused(name):
     assert f"name '{name}'" in complaint("http://127.0.0.1:1", name=name)
 
 
-def test_storage_on_this_machine_is_refused():
-    assert "--storage" in complaint("http://127.0.0.1:1", storage="dfkd-runs")
+def test_mistakes_of_a_job_are_told_at_once():
+    told = complaint("http://127.0.0.1:1", name="a b", storage="dfkd-runs", arguments=("no.yaml",))
+    assert all(word in told for word in ("name 'a b'", "--storage dfkd-runs", "no.yaml"))
+
+
+def test_what_would_be_sent_can_be_read(tmp_path):
+    job = Job(name="s", storage="s3://b/runs", arguments=(write_task(tmp_path), "--trials", "4"))
+    shown = ray_jobs.preview(job, "/opt/python")
+    command = "/opt/python -m dfkd.cli sweep /proc/self/cwd/task/tiny.yaml --trials 4 --name s"
+    assert f"{command} --storage s3://b/runs --json\n" in shown
+    assert f"{tmp_path}/tiny.npz -> task/tiny.npz\n" in shown
 
 
 def test_a_ray_address_in_the_environment_does_not_go_before_the_one_given(server, monkeypatch):

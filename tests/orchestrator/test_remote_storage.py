@@ -114,6 +114,29 @@ def test_who_waits_for_long_says_for_what(s3, folder, monkeypatch, caplog):
     assert told.startswith(f"waiting for storage {folder.uri}: ") and "SLOW_DOWN" in told
 
 
+@pytest.mark.parametrize("lengths", [(1, 100), (100, 1)])
+def test_a_value_that_is_replaced_while_it_is_read_is_one_of_the_two(s3, folder, lengths):
+    """pyarrow takes the old size for that of the new file."""
+    old, new = ({"text": "x" * length} for length in lengths)
+    folder.write_json("file.json", old)
+    replaced = []
+
+    def judge(method, path):
+        if method == "GET" and not replaced:
+            replaced.append(path)
+            folder.write_json("file.json", new)
+
+    with s3.failing(judge):
+        assert folder.read_json("file.json") in (old, new)
+    assert replaced
+
+
+def test_a_value_that_is_damaged_is_named(folder):
+    folder.write("file.json", b"{")
+    with pytest.raises(ConfigError, match=r"file\.json.* is damaged: it is no JSON"):
+        folder.read_json("file.json")
+
+
 # What does not
 
 

@@ -7,7 +7,7 @@ from ray_sweeps import write_task
 
 from dfkd.methods.errors import ConfigError
 from dfkd.orchestrator import shipping
-from dfkd.orchestrator.shipping import pack, require_reachable
+from dfkd.orchestrator.shipping import pack, unreachable
 from dfkd.search_spaces.task import load_task
 
 
@@ -153,6 +153,18 @@ def test_too_much_is_refused_with_the_largest_file_and_advice(files, monkeypatch
     assert "file://" in told
 
 
+def test_a_link_to_nowhere_is_refused(files, tmp_path):
+    (tmp_path / "images" / "cat" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    assert "2.png should travel" in complaint("digits", "--data", "images")
+
+
+def test_a_file_that_goes_away_in_between_is_told(files, tmp_path):
+    parcel = pack(("digits", "--teacher", "big.safetensors"))
+    (tmp_path / "big.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parcel.unpack(tmp_path / "there")
+
+
 def test_all_problems_are_told_at_once(task):
     Path(task).with_name("tiny.npz").unlink()
     told = complaint(task, "--data", "nowhere/images", "--export-dir", "mine")
@@ -161,13 +173,13 @@ def test_all_problems_are_told_at_once(task):
 
 @pytest.mark.parametrize("storage", ["s3://bucket/runs", "file:///mnt/runs", "/mnt/runs"])
 def test_storage_that_a_cluster_can_reach_is_taken(storage):
-    require_reachable(storage)
+    assert unreachable("--storage", storage) == []
 
 
 @pytest.mark.parametrize("storage", ["dfkd-runs", "../runs", "~/runs"])
 def test_storage_on_this_machine_is_refused(storage):
-    with pytest.raises(ConfigError, match="--storage"):
-        require_reachable(storage)
+    (problem,) = unreachable("--storage", storage)
+    assert f"--storage {storage}" in problem
 
 
 @given(st.lists(st.text("ab-=:/ '", min_size=1, max_size=6), max_size=5))

@@ -2,13 +2,15 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from s3_server import now_and_then
-from small_tasks import EPOCHS, untimed
+from small_tasks import EPOCHS, Scores, plan, quick_trial, untimed
 
 from dfkd.methods.errors import ConfigError
-from dfkd.orchestrator import distill, filesystems, leases, patience, resume
+from dfkd.orchestrator import distill, filesystems, leases, patience, resume, trials
 from dfkd.orchestrator.catalog import export_again, find_run, state, summary
 from dfkd.orchestrator.evaluation import evaluate
 from dfkd.orchestrator.leases import LEASE, LeaseLost, Pace
@@ -16,6 +18,7 @@ from dfkd.orchestrator.patience import Patience
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import SweepInterrupted
+from dfkd.orchestrator.trials import Trial
 from dfkd.orchestrator.watching import Silent
 
 pytest_plugins = ["s3_server", "small_task_fixtures"]
@@ -27,7 +30,7 @@ FAILURES = ("busy", "broken", "reset", "cut", "lost reply")
 def quick(monkeypatch):
     """Short pauses and leases; attempts by dfkd, not by pyarrow, whose pauses take seconds."""
     monkeypatch.setattr(filesystems, "S3_ATTEMPTS", 1)
-    monkeypatch.setattr(leases, "PACE", Pace(renew=0.2, expire=2.0, settle=0.1))
+    monkeypatch.setattr(leases, "PACE", Pace(renew=0.2, expire=3.0, settle=0.1))
     brief = Patience(seconds=60.0, first=0.01, most=0.05)
     monkeypatch.setattr(patience.Patience, "pause", lambda self, attempt: brief.most / 2)
     filesystems._s3.cache_clear()
@@ -72,12 +75,23 @@ class Interrupting(Silent):
             self.act()
 
 
-def test_an_interrupted_sweep_is_resumed_by_its_name_and_storage(storage, stripes_file, done):
+@pytest.fixture(scope="module")
+def student(stripes_file, tmp_path_factory, dfkd_cache):
+    """The weights that a sweep without a jury leaves on a local disk."""
+    local = str(tmp_path_factory.mktemp("local"))
+    return weights(distill(stripes_file, storage=local, select="accuracy"))
+
+
+def begin(task, storage, **options):
+    return distill(task, name="mine", storage=storage, select="accuracy", **options)
+
+
+def test_an_interrupted_sweep_is_resumed_by_its_name_and_storage(storage, stripes_file, student):
     with pytest.raises(SweepInterrupted) as interruption:
-        distill(stripes_file, name="mine", storage=storage, watcher=Interrupting(2))
+        begin(stripes_file, storage, watcher=Interrupting(2))
     assert f"dfkd resume mine --storage '{storage}'" in str(interruption.value)
     assert state(find_run("mine", storage)) == "interrupted"
-    assert weights(resume("mine", storage)) == weights(done)
+    assert weights(resume("mine", storage)) == student
 
 
 def test_a_sweep_is_seen_running_and_refused_to_others(storage, stripes_file):
@@ -88,21 +102,21 @@ def test_a_sweep_is_seen_running_and_refused_to_others(storage, stripes_file):
         with pytest.raises(ConfigError, match="running already"):
             resume("mine", storage)
 
-    distill(stripes_file, name="mine", storage=storage, watcher=Interrupting(2, look))
+    begin(stripes_file, storage, watcher=Interrupting(2, look))
     assert seen == ["running"] and state(find_run("mine", storage)) == "finished"
 
 
 def test_a_killed_driver_counts_as_interrupted_and_its_sweep_is_resumed(
-    storage, stripes_file, done
+    storage, stripes_file, student
 ):
     with pytest.raises(SweepInterrupted):
-        distill(stripes_file, name="mine", storage=storage, watcher=Interrupting(2))
+        begin(stripes_file, storage, watcher=Interrupting(2))
     run = find_run("mine", storage)
     run.note(state="running")  # as the killed one left it, with its lease
     killed = {"owner": "killed", "host": "gone", "process": 1, "renewals": 9}
-    run.folder.write_json(LEASE, {**killed, "renewed": time.time() - 3, "expires_after": 2.0})
+    run.folder.write_json(LEASE, {**killed, "renewed": time.time() - 5, "expires_after": 2.0})
     assert state(run) == "interrupted"
-    assert weights(resume("mine", storage)) == weights(done)
+    assert weights(resume("mine", storage)) == student
 
 
 def test_a_driver_that_lost_its_sweep_stops_and_writes_nothing(storage, stripes_file):
@@ -110,23 +124,28 @@ def test_a_driver_that_lost_its_sweep_stops_and_writes_nothing(storage, stripes_
     left = {}
 
     def take_over():
-        folder.write_json(LEASE, {**folder.read_json(LEASE), "owner": "another"})
-        time.sleep(1.0)
+        lease = folder.read_json(LEASE)
+        while lease["owner"] != "another":  # a renewal on its way may come after ours
+            folder.write_json(LEASE, {**lease, "owner": "another"})
+            time.sleep(1.0)
+            lease = folder.read_json(LEASE)
         left.update({name: folder.read(name) for name in folder.files()})
 
     with pytest.raises(LeaseLost):
-        distill(stripes_file, name="mine", storage=storage, watcher=Interrupting(2, take_over))
+        begin(stripes_file, storage, watcher=Interrupting(2, take_over))
     assert {name: folder.read(name) for name in folder.files()} == left
     assert folder.read_json("sweep.json")["state"] == "running"
     assert folder.read_json(LEASE)["owner"] == "another"
 
 
-def test_commands_that_look_at_a_sweep_find_it_on_s3(storage, stripes_file, done, tmp_path):
-    result = distill(stripes_file, name="mine", storage=storage)
+def test_commands_that_look_at_a_sweep_find_it_on_s3(s3, storage, stripes_file, student, tmp_path):
+    with s3.counting() as asked:
+        result = begin(stripes_file, storage)
+    assert len([path for _, path in asked if LEASE not in path]) < 100
     assert summary(find_run(None, storage))["per_trial"][0]["epochs_run"] == EPOCHS
     assert evaluate("mine", storage) == evaluate(result.exported.uri, storage)
     again = export_again("mine", storage, str(tmp_path / "best"), None, ["safetensors"])
-    assert again.read("model.safetensors") == weights(done)
+    assert again.read("model.safetensors") == student
 
 
 def test_no_teacher_is_trained_for_a_storage_that_cannot_be_written(
@@ -150,3 +169,60 @@ def test_what_a_ticket_brings_to_another_process_is_guarded(storage):
         Run.of(ticket).folder.child("trials", "t000").write("file", b"late")
     assert run.trial_folder("t000").read("file") == b""
     assert replace(run.folder, guard=None) == run.folder
+
+
+# What a sweep is made of may lie there too
+
+
+@pytest.fixture
+def uploaded(storage, stripes_file, stripes_teacher):
+    """A folder with the task's YAML, which names no images, and the teacher."""
+    folder = Folder.of(storage).child("inputs")
+    task = yaml.safe_load(Path(stripes_file).read_text())
+    del task["data"]
+    folder.write("stripes.yaml", yaml.safe_dump(task).encode())
+    folder.write("teacher.safetensors", stripes_teacher.to_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("network", ["", "convnet-4-4:"])
+def test_task_and_teacher_may_be_uris(uploaded, storage, stripes_teacher, network, dfkd_cache):
+    spec = plan(
+        uploaded.uri_of("stripes.yaml"),
+        teacher=network + uploaded.uri_of("teacher.safetensors"),
+        storage=storage,
+    )
+    assert spec.task.name == "stripes"
+    assert spec.teacher.fingerprint == stripes_teacher.fingerprint
+
+
+def test_a_teacher_that_is_not_there_is_named(uploaded, storage):
+    missing = uploaded.uri_of("none.safetensors")
+    with pytest.raises(ConfigError, match=r"teacher file s3://bucket.*none.* does not exist"):
+        plan(uploaded.uri_of("stripes.yaml"), teacher=missing, storage=storage)
+
+
+# What it costs
+
+
+def asked_for(requests):
+    return [f"{method} {path.partition('?')[0].rsplit('/', 1)[-1]}" for method, path in requests]
+
+
+def test_an_epoch_takes_a_request_if_it_is_the_best_and_a_checkpoint_two(
+    s3, storage, stripes_file, stripes_surroundings, monkeypatch
+):
+    monkeypatch.setattr(trials, "SAVING_SHARE", -1.0)  # no checkpoint but those below
+    around = replace(stripes_surroundings, score=Scores(0, 9, 1, 1))
+    trial = Trial(quick_trial(stripes_file), around, Folder.of(storage).child("t000"))
+    trial.step()
+    with s3.counting() as asked:
+        trial.step()
+    assert asked_for(asked) == ["PUT student.safetensors"]
+    with s3.counting() as asked:
+        trial.step()
+    assert not asked
+    trial.save()
+    with s3.counting() as asked:
+        trial.save()
+    assert asked_for(asked) == ["PUT history.json", "PUT checkpoint.pt"]

@@ -39,10 +39,11 @@ def no_server(monkeypatch):
 
 
 def track(name, run, sweep, failed=False):
-    """One trial of three epochs, as Tune tells of it."""
+    """One trial of three epochs, as Tune tells of it; returns what was said."""
     (method,) = sweep.methods
     spec = sweep.trial("t000", method, {"student_lr": 0.125})
-    (tracker,) = trackers([name], run, {"t000": TrialRecord(spec=spec)}, "nowhere")
+    said = []
+    (tracker,) = trackers([name], run, {"t000": TrialRecord(spec=spec)}, "nowhere", said.append)
     trial = SimpleNamespace(config={"id": "t000", "run": run.folder.uri})
     tracker.setup()
     tracker.on_trial_start(0, [trial], trial)
@@ -54,6 +55,7 @@ def track(name, run, sweep, failed=False):
         tracker.on_trial_result(0, [trial], trial, {"failed": "NaN", "done": True})
     tracker.on_trial_complete(0, [trial], trial)
     tracker.on_experiment_end([trial])
+    return said
 
 
 def events(folder):
@@ -109,6 +111,29 @@ def test_mlflow_uses_the_store_that_the_environment_names(
     _, (one,) = mlflow_runs(str(tmp_path / "store"))
     assert one.info.status == "FAILED"
     assert not (run.folder.local / "tracking").exists()
+
+
+class Broken:
+    """A logger whose server answers once."""
+
+    def setup(self): ...
+
+    def log_trial_start(self, trial): ...
+
+    def log_trial_result(self, iteration, trial, result):
+        raise OSError("no server")
+
+
+def test_a_tracker_that_fails_is_said_to_and_told_no_more(run, sweep, monkeypatch):
+    monkeypatch.setitem(tracking.LOGGERS, "mlflow", lambda sweep, root: Broken())
+    (said,) = track("mlflow", run, sweep)
+    assert "--track mlflow failed" in said and "no server" in said
+
+
+def test_a_tracker_that_cannot_start_is_the_users_to_mend(run, sweep, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://there")
+    with pytest.raises(ConfigError, match=r"--track mlflow cannot start: .*nonsense"):
+        track("mlflow", run, sweep)
 
 
 def test_a_tracker_that_nobody_knows_is_named_with_the_nearest(stripes_file):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -30,8 +30,13 @@ class Network:
         return f"10.77.0.{machine + 1}"
 
     def inside(self, machine: int) -> list[str]:
-        """What a command is prefixed with to run there."""
-        return ["ip", "netns", "exec", self.names[machine]]
+        """What a command is prefixed with to run there; gloo would go by the host's name."""
+        return ["ip", "netns", "exec", self.names[machine], "env", "GLOO_SOCKET_IFNAME=net"]
+
+    def part(self, machines: Sequence[int], on: str = "on") -> None:
+        """No packet passes between these machines any more; each still reaches the head's."""
+        for machine in machines:
+            ip(f"-n {self.names[0]} link set up{machine} type bridge_slave isolated {on}")
 
     def cut(self, machine: int) -> None:
         """No packet reaches or leaves the machine from now on; nobody is told."""

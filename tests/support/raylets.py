@@ -28,6 +28,7 @@ QUICK_TO_NOTICE = {
 """Ray holds a node for dead after two seconds, or eight if it is cut off."""
 
 START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+UNTIL = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh"]  # `ray start` gives up after 30 s
 STORE = 100_000_000  # bytes of a node's object store
 
 
@@ -40,7 +41,7 @@ class Raylet:
     def kill(self) -> None:
         """All of its processes at once, without a warning; those of others stay."""
         for _ in range(3):  # what was just being started, too
-            for pid in (*below(self.process.pid), self.process.pid):
+            for pid in (self.process.pid, *below(self.process.pid)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait(30)
@@ -72,7 +73,7 @@ class Cluster:
     def add(self, cpus: float, ip: str = "127.0.0.1", inside: Sequence[str] = ()) -> Raylet:
         """Start a node; returns before it has joined."""
         where = ["--address", self.address, "--node-ip-address", ip]
-        node = started(self.folder, [*inside, *START, *where, *size(cpus)])
+        node = started(self.folder, [*UNTIL, *inside, *START, *where, *size(cpus)])
         self.nodes.append(node)
         return node
 
