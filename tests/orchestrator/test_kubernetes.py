@@ -168,7 +168,7 @@ def test_without_a_namespace_it_is_that_of_the_context(cluster, tmp_path, monkey
         without_client(monkeypatch)
         write_kubectl(tmp_path / "kubectl", sys.executable)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert Kubernetes(ClusterOptions()).way == ("--namespace", "team")
+    assert " --namespace team" in Kubernetes(ClusterOptions()).leave("mine")
 
 
 def test_a_job_without_its_task_is_not_left_behind(cluster, tmp_path):
