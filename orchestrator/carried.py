@@ -35,7 +35,7 @@ def carry(arguments: tuple[str, ...], options: ClusterOptions) -> Carried:
     """Take along what can be, and say what cannot."""
     found = list(_left_behind(arguments, options))
     task, *rest = arguments or ("",)
-    if not task.endswith(SUFFIXES) or options.is_mounted(task):
+    if not task.endswith(SUFFIXES) or "://" in task or options.is_mounted(task):
         return Carried(arguments=arguments, task=None, problems=tuple(found))
     text = None
     try:
@@ -98,7 +98,8 @@ def _left_behind(arguments: tuple[str, ...], options: ClusterOptions) -> Iterato
                 "path below a claim's; best/ lies in --storage anyway"
             )
         elif _is_here(flag, path):
-            yield f"{flag} {value} lies on this machine, where pods cannot see it: {LITTLE}"
+            stored = "; or on storage, and give its URI" if flag == "--teacher" else ""
+            yield f"{flag} {value} lies on this machine, where pods cannot see it: {LITTLE}{stored}"
 
 
 def _is_here(flag: str, path: str) -> bool:

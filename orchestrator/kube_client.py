@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 
 from dfkd.methods.errors import ConfigError
-from dfkd.orchestrator.kube_objects import Manifest, Unreachable, refused
+from dfkd.orchestrator.kube_objects import NO_CLUSTER, Manifest, Unreachable, refused
 
 client: Any = importlib.import_module("kubernetes.client")  # no two releases agree on its types
 config: Any = importlib.import_module("kubernetes.config")
@@ -31,10 +31,7 @@ class KubeClient:
         try:
             config.load_config(**where())
         except config.ConfigException as error:
-            raise ConfigError(
-                f"no Kubernetes cluster is configured: {error}; set $KUBECONFIG, or log in as your "
-                "cluster's manual says, until `kubectl get pods` works"
-            ) from None
+            raise ConfigError(f"{NO_CLUSTER}: {error}") from None
         self.namespace = namespace or default_namespace()
         settings = client.Configuration.get_default_copy()
         settings.retries = 1
@@ -80,7 +77,12 @@ class KubeClient:
                     )
                 else:
                     self._custom.delete_namespaced_custom_object(
-                        *RAY_JOBS, self.namespace, "rayjobs", name, _request_timeout=TIMEOUT
+                        *RAY_JOBS,
+                        self.namespace,
+                        "rayjobs",
+                        name,
+                        propagation_policy="Foreground",
+                        _request_timeout=TIMEOUT,
                     )
             except client.ApiException as error:
                 if error.status != 404:

@@ -11,6 +11,11 @@ Manifest = dict[str, Any]
 
 NO_KUBERAY = "the cluster knows no RayJobs: install KubeRay, as docs/kubernetes.md says"
 
+NO_CLUSTER = (
+    "no Kubernetes cluster is configured; set $KUBECONFIG or log in as your cluster's manual says, "
+    "until `kubectl get pods` works"
+)
+
 
 class Unreachable(DfkdError):
     """The cluster does not answer, for now."""
@@ -37,7 +42,7 @@ class KubeObjects(Protocol):
         ...
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete a RayJob or a ConfigMap, if it is there, and by and by what it owns."""
+        """Delete a RayJob or a ConfigMap if it is there; it stays until what it owns has gone."""
         ...
 
     def pods(self, selector: str) -> list[Manifest]:

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from typing import IO
 
 from dfkd.methods.errors import ConfigError
-from dfkd.orchestrator.kube_objects import NO_KUBERAY, Exists, Manifest, Unreachable, refused
+from dfkd.orchestrator.kube_objects import (
+    NO_CLUSTER,
+    NO_KUBERAY,
+    Exists,
+    Manifest,
+    Unreachable,
+    refused,
+)
 
 TIMEOUT = 60.0  # seconds for a command, deletion included
 KINDS = {"RayJob": "rayjobs.ray.io", "ConfigMap": "configmaps"}
@@ -24,8 +31,9 @@ class Kubectl:
     """Every call is a process."""
 
     def __init__(self, namespace: str) -> None:
-        self.namespace = namespace or "the default one"
-        self._command = ["kubectl", *([f"--namespace={namespace}"] if namespace else [])]
+        self._command = ["kubectl"]
+        self.namespace = namespace or self._of_context()
+        self._command.append(f"--namespace={self.namespace}")
 
     def create(self, made: Manifest) -> Manifest:
         found: Manifest = json.loads(self._run(["create", "-f", "-", "-o", "json"], made))
@@ -37,7 +45,8 @@ class Kubectl:
         return json.loads(text) if text.strip() else None
 
     def delete(self, kind: str, name: str) -> None:
-        self._run(["delete", KINDS[kind], name, "--ignore-not-found", "--wait=false"])
+        how = ["--ignore-not-found", "--wait=false", "--cascade=foreground"]
+        self._run(["delete", KINDS[kind], name, *how])
 
     def pods(self, selector: str) -> list[Manifest]:
         items: list[Manifest] = json.loads(
@@ -62,6 +71,11 @@ class Kubectl:
             process.wait()
             process.stdout.close()
             process.stderr.close()
+
+    def _of_context(self) -> str:
+        """The namespace that the context has, or `default`."""
+        words = ["config", "view", "--minify", "-o", "jsonpath={..namespace}"]
+        return self._run(words).strip() or "default"
 
     def _run(self, words: list[str], made: Manifest | None = None) -> str:
         given = None if made is None else json.dumps(made)
@@ -92,6 +106,8 @@ def explained(told: str) -> Exception:
     """
     if "(AlreadyExists)" in told:
         return Exists(told)
+    if "current-context must exist" in told:
+        return ConfigError(NO_CLUSTER)
     if "no matches for kind" in told or "doesn't have a resource type" in told:
         return ConfigError(NO_KUBERAY)
     if "(Forbidden)" in told or "(Unauthorized)" in told or "must be logged in" in told:

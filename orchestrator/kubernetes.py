@@ -18,7 +18,7 @@ from dfkd.orchestrator.manifests import manifests
 from dfkd.orchestrator.pods import SUBMITTER
 
 PATIENCE = 120.0  # seconds in which a cluster that was there may fail to answer
-GONE = 60.0  # seconds for an ended RayJob to make room for one of its name
+GONE = 120.0  # seconds for an ended RayJob to make room for one of its name
 PAUSE = 1.0  # seconds between two looks
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")  # what `ray job logs` says itself is colored
@@ -112,7 +112,10 @@ class Kubernetes:
         return farewell(name, ("--namespace", self._objects.namespace))
 
     def _make_room(self, name: str) -> None:
-        """Delete a RayJob that has ended, and wait until it is gone."""
+        """Delete a RayJob that has ended, and wait until it is gone with all that it owned.
+
+        Else KubeRay may take the old submitter, which has the same name, for that of the new job.
+        """
         old = self._objects.ray_job(name)
         if old is None:
             return

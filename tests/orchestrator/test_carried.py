@@ -14,6 +14,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_task_on_storage_or_on_a_claim_is_read_there():
+    for task in ("s3://bucket/mine.yaml", "/data/mine.yaml"):
+        found = carry((task,), OPTIONS)
+        assert found.arguments == (task,) and found.task is None and not found.problems
+
+
 def test_a_shipped_task_stays_a_name():
     found = carry(("digits", "--trials", "8"), OPTIONS)
     assert found.arguments == ("digits", "--trials", "8") and found.task is None
@@ -79,6 +85,7 @@ def test_an_absolute_path_is_refused_if_it_is_here(here):
     [
         ("--teacher", "torchvision/resnet34:IMAGENET1K_V1"),
         ("--teacher", "plain"),
+        ("--teacher", "wrn-16-1:s3://bucket/teacher.pt"),
         ("--data", "mnist"),
         ("--data", "/data/images"),
         ("--from-pool", "mine"),

@@ -12,7 +12,8 @@ from dfkd.orchestrator import kubernetes
 from dfkd.orchestrator.cluster_options import ClusterOptions
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.jobs import Job, JobState
-from dfkd.orchestrator.kube_objects import Unreachable, lines_of
+from dfkd.orchestrator.kube_objects import Exists, Unreachable, lines_of
+from dfkd.orchestrator.kubectl import explained
 from dfkd.orchestrator.kubernetes import Kubernetes, state_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -161,6 +162,15 @@ def test_a_job_that_nobody_sent_is_told_of(backend):
         backend.stop("mine")
 
 
+@pytest.mark.parametrize("has_client", [True, False])
+def test_without_a_namespace_it_is_that_of_the_context(cluster, tmp_path, monkeypatch, has_client):
+    if not has_client:
+        without_client(monkeypatch)
+        write_kubectl(tmp_path / "kubectl", sys.executable)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert " --namespace team" in Kubernetes(ClusterOptions()).leave("mine")
+
+
 def test_a_job_without_its_task_is_not_left_behind(cluster, tmp_path):
     (tmp_path / "task.yaml").write_text("task: mine\n")
     job = Job(name="mine", storage="s3://b", arguments=(str(tmp_path / "task.yaml"),))
@@ -249,6 +259,23 @@ def test_without_a_configured_cluster_it_is_said_where_one_is_looked_for(tmp_pat
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ConfigError, match=r"\$KUBECONFIG"):
         Kubernetes(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "says"),
+    [
+        ('Error from server (AlreadyExists): rayjobs.ray.io "a" already exists', Exists, "exists"),
+        ("error: current-context must exist in order to minify", ConfigError, "KUBECONFIG"),
+        ('error: no matches for kind "RayJob" in version "ray.io/v1"', ConfigError, "KubeRay"),
+        ("Error from server (Forbidden): rayjobs is forbidden", ConfigError, "let you do that"),
+        ("Unable to connect to the server: dial tcp: i/o timeout", Unreachable, "i/o timeout"),
+        ('Error: unknown field "spec.rayClusterSpec.authOptions"', ConfigError, "authOptions"),
+        ("", ConfigError, "says nothing"),
+    ],
+)
+def test_what_kubectl_says_becomes_an_error_of_ours(told, kind, says):
+    error = explained(told)
+    assert type(error) is kind and says in str(error)
 
 
 def test_lines_come_whole_whatever_the_pieces():

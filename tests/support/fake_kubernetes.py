@@ -255,6 +255,8 @@ try:
         made = json.load(sys.stdin)
         kind = {{"RayJob": "rayjobs", "ConfigMap": "configmaps"}}[made["kind"]]
         print(call("POST", kind, "", json.dumps(made).encode()).read().decode())
+    elif words[0] == "config":
+        print("team")
     elif words[0] == "get" and words[1] == "pods":
         print(call("GET", "pods", "?labelSelector=" + words[3].replace("=", "%3D")).read().decode())
     elif words[0] == "logs":
