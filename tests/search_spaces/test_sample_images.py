@@ -14,8 +14,8 @@ from torchvision import transforms
 
 from dfkd.search_spaces import data as module
 from dfkd.search_spaces.data import load_data
-from dfkd.search_spaces.encoded import StreamedImages
 from dfkd.search_spaces.files import packaged_file
+from dfkd.search_spaces.streaming import StreamedImages
 from dfkd.search_spaces.task import load_task
 
 
