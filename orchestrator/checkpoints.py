@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dfkd.methods.errors import TrialFailed
 from dfkd.methods.shelf import digest
+from dfkd.orchestrator.patience import StorageFailed
 from dfkd.orchestrator.storage import Folder
 
 CHECKPOINT = "checkpoint.pt"
@@ -140,9 +141,14 @@ def saving(folder: Folder) -> Iterator[None]:
 
 @contextmanager
 def explained(folder: Folder, name: str) -> Iterator[None]:
-    """Turns what the system says of a file that cannot be written into the end of the trial."""
+    """Turns what the system says of a file that cannot be written into the end of the trial.
+
+    Not so of storage that is away: the trial may go on when it is back.
+    """
     try:
         yield
+    except StorageFailed:
+        raise
     except OSError as error:
         raise TrialFailed(
             f"{folder.uri_of(name)} cannot be written: {error.strerror or error}; "

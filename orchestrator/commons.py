@@ -17,6 +17,7 @@ from dfkd.methods.errors import TrialFailed
 from dfkd.methods.memory import Shard
 from dfkd.methods.team import Team
 from dfkd.orchestrator.keepers import ShardFacts
+from dfkd.orchestrator.patience import StorageFailed
 from dfkd.orchestrator.pool_files import SUFFIX, Provenance, keep, read
 from dfkd.orchestrator.pool_service import PATIENCE, Keepers
 from dfkd.orchestrator.storage import Folder
@@ -120,6 +121,8 @@ class KeepingShards:
         self.commons.add(shards, losses, epoch)
         try:
             keep(self.folder, shards, losses, replace(self.about, epoch=epoch))
+        except StorageFailed:
+            raise
         except OSError as error:
             raise TrialFailed(
                 f"the pool in {self.folder.uri} cannot be written: {error.strerror or error}; make "

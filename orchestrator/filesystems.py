@@ -11,7 +11,7 @@ import pyarrow.fs
 
 from dfkd.methods.errors import ConfigError
 
-CONNECT_TIMEOUT, REQUEST_TIMEOUT = 10.0, 30.0  # seconds; the latter without a byte
+CONNECT_TIMEOUT, REQUEST_TIMEOUT = 10.0, 10.0  # seconds; the latter without a byte
 S3_ATTEMPTS = 3  # by pyarrow itself, within about two seconds; then it is ours (patience.py)
 SECRETS = ("key", "secret", "token", "password", "signature")  # in the names of options
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dfkd.methods.errors import ConfigError, SweepFailed
+from dfkd.methods.errors import ConfigError, DfkdError, SweepFailed
 from dfkd.orchestrator.patience import Patience
 from dfkd.orchestrator.storage import Folder
 
@@ -172,7 +172,7 @@ class Lease:
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._pace.renew) and not self._lost:
-            with suppress(OSError):  # check() waits for storage if this goes on for long
+            with suppress(OSError, DfkdError):  # check() waits for storage if this goes on for long
                 self._renew()
 
 
@@ -201,8 +201,8 @@ class Follower:
 def held(folder: Folder, say: Callable[[str], None], pace: Pace | None = None) -> Iterator[Lease]:
     """Hold the lease of a sweep's folder. Raises ConfigError if another driver does."""
     lease = Lease(folder, pace or PACE)
-    lease.take(say)
     try:
+        lease.take(say)
         yield lease
     finally:
         lease.release()

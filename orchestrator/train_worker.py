@@ -12,6 +12,7 @@ from ray.train.torch import get_device
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.exchange import TrainTeam
 from dfkd.orchestrator.links import connect
+from dfkd.orchestrator.patience import StorageFailed
 from dfkd.orchestrator.quick_start import spare_the_compiler
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
@@ -45,6 +46,8 @@ def worker(config: dict[str, Any]) -> None:
         while not trial.finished:
             row = trial.step()
             train.report(report(row, done=trial.finished))
+    except StorageFailed:  # Ray Train starts the workers again
+        raise
     except DfkdError as error:
         ray.get(exchange.fail.remote(str(error)))
         raise

@@ -9,6 +9,7 @@ from ray import tune
 
 from dfkd.methods.errors import DfkdError
 from dfkd.orchestrator.links import connect
+from dfkd.orchestrator.patience import StorageFailed
 from dfkd.orchestrator.quick_start import spare_the_compiler, stay_where_we_are
 from dfkd.orchestrator.reporting import failure, report
 from dfkd.orchestrator.runs import Run
@@ -49,6 +50,8 @@ class TrialActor(tune.Trainable):
             return report(self._trial.history[-1], done=True)
         try:
             row = self._trial.step()
+        except StorageFailed:  # Tune starts the trial again, from its last checkpoint
+            raise
         except DfkdError as error:
             return failure(error)
         return report(row, done=self._trial.finished)
@@ -69,6 +72,8 @@ class TrialActor(tune.Trainable):
             self._trial = Trial(
                 spec, self._surroundings, folder, device=device(config), links=links
             )
+        except StorageFailed:
+            raise
         except DfkdError as error:
             self._trial = error
 

@@ -121,6 +121,16 @@ def test_of_many_that_begin_at_the_same_time_one_at_most_gets_it(folder, drivers
     assert most == [1]
 
 
+def test_a_driver_that_is_interrupted_while_it_claims_a_lease_leaves_none(folder, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leases.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt), held(folder, ignore, PACE):
+        pass
+    assert folder.read(LEASE) is None
+
+
 # Who loses it
 
 

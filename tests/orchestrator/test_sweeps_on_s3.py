@@ -14,7 +14,7 @@ from dfkd.orchestrator import distill, filesystems, leases, patience, resume, tr
 from dfkd.orchestrator.catalog import export_again, find_run, state, summary
 from dfkd.orchestrator.evaluation import evaluate
 from dfkd.orchestrator.leases import LEASE, LeaseLost, Pace
-from dfkd.orchestrator.patience import Patience
+from dfkd.orchestrator.patience import Patience, StorageFailed
 from dfkd.orchestrator.runs import Run
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.sweeps import SweepInterrupted
@@ -60,6 +60,20 @@ def test_a_sweep_gives_the_same_student_as_on_a_local_disk(s3, storage, stripes_
         "sweep.json",
         "teacher.safetensors",
     ]
+
+
+def test_a_sweep_whose_storage_went_away_is_resumed_with_its_trial(
+    s3, storage, stripes_file, student, monkeypatch
+):
+    def go_away():
+        s3.judge = lambda method, path: "busy"
+        monkeypatch.setattr(Patience, "pause", lambda self, attempt: 1 + self.seconds)
+
+    with pytest.raises(StorageFailed):
+        begin(stripes_file, storage, watcher=Interrupting(2, go_away))
+    s3.judge = lambda method, path: None
+    assert find_run("mine", storage).records()[0].outcome is None
+    assert weights(resume("mine", storage)) == student
 
 
 class Interrupting(Silent):
