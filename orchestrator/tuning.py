@@ -62,7 +62,9 @@ class Ledger:
     def row(self, id: str, row: dict[str, Any]) -> None:
         """An epoch's row; one measured again after a resume takes the place of the first."""
         record = self.records[id]
-        kept = [known for known in record.rows if known["epoch"] < row["epoch"]]
+        kept = record.rows
+        if kept and kept[-1]["epoch"] >= row["epoch"]:
+            kept = tuple(known for known in kept if known["epoch"] < row["epoch"])
         self.records[id] = replace(record, rows=(*kept, row))
 
     def end(self, id: str, reason: str | None = None) -> TrialRecord:
