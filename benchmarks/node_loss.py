@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ from raylets import Cluster, cluster, wait_for
 
 CPUS = 2  # of a node
 REPLACED_AFTER = 3.0  # seconds
-HEAD = ["sweep", "trial", "killed after, s", "while", "noticed after, s", "going on after, s"]
+HEAD = ["sweep", "trial", "killed after, s", "while", "noticed after, s", "new node after, s"]
+HEAD.append("going on after, s")  # these two from the moment at which it was noticed
 
 
 @dataclass(slots=True)
@@ -82,6 +83,8 @@ class Hurt:
     """Seconds from its first trial's start."""
     at: float
     noticed: float
+    joined: float | None
+    """When the new node was there, if one was to join."""
     epochs: dict[str, int]
     """Of the trials at that moment."""
 
@@ -103,17 +106,19 @@ class Saboteur(threading.Thread):
         epochs, at = dict(self.watch.epochs), time.time()
         here = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self.cluster.nodes.remove(self.victim)
-        groups = list(placement_group_table().values())
+        groups = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
         self.victim.kill()
         wait_for(2)
         gone = here - {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for group in groups:  # whose driver may be on the other node: Train starts them again
             if group["name"] and gone & set(group["bundles_to_node_id"].values()):
                 self.watch.lost.setdefault(group["name"].split("/")[1], at)
-        self.hurt = Hurt(self.after, at, time.time(), epochs)
+        self.hurt = Hurt(self.after, at, time.time(), None, epochs)
         if self.replaced:
             time.sleep(max(0.0, at + REPLACED_AFTER - time.time()))
             self.cluster.add(CPUS)
+            wait_for(3)
+            self.hurt = replace(self.hurt, joined=time.time())
 
 
 def main() -> None:
@@ -142,7 +147,7 @@ def main() -> None:
             seconds = one_sweep(folder, number, workers, saboteur, options)
             hurt = saboteur.hurt
             if hurt is None:
-                print(row([str(number), "", f"{saboteur.after:.1f}", "it had ended", "", ""]))
+                print(row([str(number), "", f"{saboteur.after:.1f}", "it had ended", "", "", ""]))
                 continue
             noticed.append(hurt.noticed - hurt.at)
             recovered[workers] += told(number, workers, watch, hurt, seconds)
@@ -200,6 +205,7 @@ def told(number: int, workers: int, watch: Watch, hurt: Hurt, seconds: float) ->
     """Print a row per lost trial; returns the seconds that each took to go on."""
     name, after = f"{number} ({workers} w., {seconds:.0f} s)", f"{hurt.after:.1f}"
     notice = f"{hurt.noticed - hurt.at:.1f}"
+    joined = "" if hurt.joined is None else f"{hurt.joined - hurt.noticed:.1f}"
     found = []
     for trial in watch.lost:
         epoch = hurt.epochs.get(trial, 0)
@@ -208,9 +214,9 @@ def told(number: int, workers: int, watch: Watch, hurt: Hurt, seconds: float) ->
         if trial in watch.again:
             found.append(watch.again[trial] - hurt.noticed)
             going = f"{found[-1]:.1f}"
-        print(row([name, trial, after, while_, notice, going]), flush=True)
+        print(row([name, trial, after, while_, notice, joined, going]), flush=True)
     if not watch.lost:
-        print(row([name, "none lost", after, "", notice, ""]), flush=True)
+        print(row([name, "none lost", after, "", notice, joined, ""]), flush=True)
     return found
 
 
