@@ -74,14 +74,15 @@ def sleeper(seconds: float, epochs: int) -> type[tune.Trainable]:
 
         def reset_config(self, config: dict[str, Any]) -> bool:
             self.id, self.epoch = config["id"], 0
-            self.until = time.time()
             return True
 
         def step(self) -> dict[str, Any]:
             began = time.time()
-            self.until += seconds / epochs
-            time.sleep(max(0.0, self.until - began))
+            if not self.epoch:
+                self.began = began
             self.epoch += 1
+            due = self.began + seconds * self.epoch / epochs  # late once, it catches up
+            time.sleep(max(0.0, due - began))
             row = plausible_row(self.id, self.epoch, began)
             done = self.epoch == epochs
             return {"row": row, "epoch": self.epoch, "score": row["score"], "done": done}
