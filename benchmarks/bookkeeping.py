@@ -19,6 +19,7 @@ from watched_memory import memory
 from dfkd.orchestrator.board import Board
 from dfkd.orchestrator.clusters import Resources
 from dfkd.orchestrator.requests import SweepRequest, resolve
+from dfkd.orchestrator.room import Room
 from dfkd.orchestrator.runs import RESULTS, Run
 from dfkd.orchestrator.schedulers import make_scheduler
 from dfkd.orchestrator.storage import Folder
@@ -26,6 +27,15 @@ from dfkd.orchestrator.tuning import Bookkeeper, Ledger, TuneSearch
 from dfkd.orchestrator.watching import SweepView
 
 AT_ONCE = 64
+
+
+class Enough(Room):
+    """Room without a cluster."""
+
+    def slots(self) -> int:
+        return AT_ONCE + 1
+
+    def ask_for(self, trials: int) -> None: ...
 
 
 def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
@@ -39,7 +49,8 @@ def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
     run = Run(Folder.of(str(folder)))
     run.create(spec, request=request.remembered(), command="")
     ledger = Ledger.of(run)
-    search = TuneSearch(spec, ledger, trials, {})
+    room = Enough(Resources())
+    search = TuneSearch(spec, ledger, trials, {}, room)
     board = Board(Console(file=io.StringIO(), force_terminal=True, width=120, height=50))
     view = SweepView(
         name="s",
@@ -50,7 +61,7 @@ def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
         teacher_accuracy=None,
     )
     board.sweep_started(view, [])
-    keeper = Bookkeeper(ledger, search.recipes, board, None, Resources())
+    keeper = Bookkeeper(ledger, search, board, None, room)
     schedulers = {name: make_scheduler(name, epochs) for name in ("asha", "median")}
     spent: dict[str, list[float]] = {}
 
@@ -64,7 +75,8 @@ def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
     for wave in waves(search.left()):
         running = []
         for number in wave:
-            trial = Stand(timed("propose", search.suggest, f"tune-{number}"))
+            name = f"tune-{number}"
+            trial = Stand(timed("propose", search.suggest, name), name)
             for scheduler in schedulers.values():
                 scheduler.on_trial_add(None, trial)
             keeper.on_trial_start(0, everyone, trial)
@@ -81,6 +93,7 @@ def kept(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
         for trial in running:
             trial.status = "TERMINATED"
             timed("end", keeper.on_trial_complete, 0, everyone, trial)
+            search.on_trial_complete(trial.name)
     board.sweep_ended()
     timed("results.parquet", run.write_results, list(ledger.records.values()))
     files, size = tree_of(folder)
@@ -104,8 +117,9 @@ def waves(trials: int) -> Iterator[range]:
 class Stand(SimpleNamespace):
     """What bookkeeping and schedulers see of one of Tune's trials."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config=config, trial_id=config["id"], status="RUNNING", stopped_by=set())
+    def __init__(self, config: dict[str, Any], name: str) -> None:
+        named = {"name": name, "trial_id": config["id"]}
+        super().__init__(config=config, status="RUNNING", stopped_by=set(), **named)
 
     def __hash__(self) -> int:
         return hash(self.trial_id)

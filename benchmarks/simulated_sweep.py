@@ -22,8 +22,9 @@ from watched_memory import memory
 
 from dfkd.orchestrator import tuning
 from dfkd.orchestrator.board import Board
-from dfkd.orchestrator.clusters import ray_cluster, wait_for_room
+from dfkd.orchestrator.clusters import ray_cluster
 from dfkd.orchestrator.requests import SweepRequest, resolve
+from dfkd.orchestrator.room import Room
 from dfkd.orchestrator.runs import RESULTS, Run, TrialRecord
 from dfkd.orchestrator.specs import TrialSpec
 from dfkd.orchestrator.storage import Folder
@@ -75,7 +76,8 @@ def main() -> None:
     with run.lock(), ray_cluster(address):
         run.create(spec, request=request.remembered(), command="")
         ledger = tuning.Ledger.of(run)
-        at_once = wait_for_room(request.resources(), watcher.say)
+        room = Room(request.resources())
+        at_once = room.wait(watcher.say)
         view = SweepView(
             name=run.name,
             task="digits",
@@ -86,7 +88,7 @@ def main() -> None:
         )
         watcher.sweep_started(view, [])
         called, cpu = time.time(), cpu_seconds()
-        tuning.run_trials(spec, ledger, watcher, request, concurrent=at_once, pools=None)
+        tuning.run_trials(spec, ledger, watcher, request, room=room, pools=None)
         ended, spent = time.time(), cpu_seconds() - cpu
         watcher.sweep_ended()
     run.write_results(list(ledger.records.values()))

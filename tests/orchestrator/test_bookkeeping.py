@@ -7,6 +7,7 @@ from small_tasks import plan
 
 from dfkd.orchestrator import quick_start, tuning
 from dfkd.orchestrator.clusters import Resources
+from dfkd.orchestrator.room import Room
 from dfkd.orchestrator.runs import Run, TrialRecord
 from dfkd.orchestrator.storage import Folder
 from dfkd.orchestrator.tuning import TICK, WRITING_SHARE, Bookkeeper, Ledger
@@ -68,11 +69,14 @@ def test_what_is_not_in_the_results_yet_is_in_the_trials_folder(ledger):
     assert {record.outcome for record in Run(ledger.run.folder).records()} == {"finished"}
 
 
-def test_a_watcher_ticks_a_few_times_a_second_however_many_events_there_are(ledger, clock):
+def test_a_watcher_ticks_a_few_times_a_second_however_many_events_there_are(
+    ledger, clock, monkeypatch
+):
+    monkeypatch.setattr(Room, "slots", lambda room: 1)
     ticks = []
     watcher = Silent()
     watcher.tick = lambda: ticks.append(clock[0])
-    keeper = Bookkeeper(ledger, None, watcher, None, Resources())
+    keeper = Bookkeeper(ledger, SimpleNamespace(ask_for_room=int), watcher, None, Room(Resources()))
     for _ in range(1000):
         keeper.on_step_end(0, [])
         clock[0] += 0.001
