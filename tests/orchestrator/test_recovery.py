@@ -24,7 +24,7 @@ from raylets import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
-EPOCHS = 20
+EPOCHS = 12
 LONG = 200  # steps per epoch: seconds are left of a trial when it is hurt in its third epoch
 TRIALS = ("control", "t000", "t001")
 OPTIONS = ("--trials", "2", "--scheduler", "fifo", "--json")
