@@ -51,14 +51,15 @@ def prepare(
 ) -> Sending:
     """Look for every mistake that can be found on this machine, and name the job.
 
-    Files that --teacher and --data name there, and not here, are taken on trust. Raises ConfigError
-    with all problems.
+    What only the cluster can see is taken on trust: a task on storage or on a claim, files of
+    --teacher and --data that are not here. Raises ConfigError with all problems.
     """
     problems = list(_misplaced(cluster, python, address))
-    try:
-        plan_sweep(_as_it_is_here(request, cluster))
-    except ConfigError as error:
-        problems += error.problems
+    if "://" not in request.task and not cluster.is_mounted(request.task):
+        try:
+            plan_sweep(_as_it_is_here(request))
+        except ConfigError as error:
+            problems += error.problems
     name = request.name or fresh_name(request.task)
     words = as_words(replace(request, name=None, storage=DEFAULT_STORAGE, address=None))
     job = Job(name=name, storage=request.storage, arguments=(request.task, *words))
@@ -110,7 +111,7 @@ def _misplaced(cluster: ClusterOptions, python: str | None, address: str | None)
     return [f"{', '.join(wrong)}: for Kubernetes; the cluster at {address} is as it is"]
 
 
-def _as_it_is_here(request: SweepRequest, cluster: ClusterOptions) -> SweepRequest:
+def _as_it_is_here(request: SweepRequest) -> SweepRequest:
     """The request without what is only on the cluster."""
     elsewhere: dict[str, Any] = {"from_pool": None}
     if _is_elsewhere(request.teacher):

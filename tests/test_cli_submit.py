@@ -93,6 +93,12 @@ def test_a_local_folder_is_no_storage_for_pods():
     assert "--storage" in complaint("submit", "digits", "--image", "i", "--dry-run")
 
 
+@pytest.mark.parametrize("task", ["s3://bucket/mine.yaml", "/claimed/mine.yaml"])
+def test_a_task_that_only_the_cluster_can_read_is_taken_on_trust(task):
+    shown = told("submit", task, *ON_KUBERNETES, "--claim", "tasks:/claimed", "--dry-run")
+    assert f"dfkd sweep {task} " in shown
+
+
 def test_what_lies_beside_a_task_file_cannot_reach_pods(stripes_file):
     said = complaint("submit", stripes_file, *ON_KUBERNETES, "--dry-run")
     assert "beside it" in said
