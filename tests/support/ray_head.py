@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray_sweeps import descendants, wait_until
+from ray_sweeps import descendants, plain_python, wait_until
 
 
 @contextmanager
@@ -23,7 +22,8 @@ def ray_head(cpus: int) -> Iterator[str]:
     """The address of its dashboard, which listens on loopback; all ends with the block."""
     dashboard, gcs, agent, client = free_ports(4)
     folder = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it: its path must be short
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    start = [plain_python(Path(folder)), "-m", "ray.scripts.scripts", "start"]
+    command = [*start, "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={gcs}"]
     command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--ray-client-server-port={client}", f"--temp-dir={folder}"]

@@ -69,6 +69,19 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def plain_python(folder: Path) -> str:
+    """This interpreter by a path without a blank: a Ray head starts workers by an unquoted command.
+
+    `folder` is where a link may lie.
+    """
+    if " " not in sys.executable:
+        return sys.executable
+    link = folder / "venv"
+    if not link.exists():
+        link.symlink_to(sys.prefix)
+    return str(link / "bin" / "python")
+
+
 class Listener(Silent):
     """Keeps what is said; once, at a certain epoch of the sweep, it does something."""
 

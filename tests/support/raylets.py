@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ray_sweeps import plain_python
+
 QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -27,7 +29,7 @@ QUICK_TO_NOTICE = {
 }
 """Ray holds a node for dead after two seconds, or eight if it is cut off."""
 
-START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+START = ["-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
 UNTIL = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh"]  # `ray start` gives up after 30 s
 STORE = 100_000_000  # bytes of a node's object store
 
@@ -73,7 +75,9 @@ class Cluster:
     def add(self, cpus: float, ip: str = "127.0.0.1", inside: Sequence[str] = ()) -> Raylet:
         """Start a node; returns before it has joined."""
         where = ["--address", self.address, "--node-ip-address", ip]
-        node = started(self.folder, [*UNTIL, *inside, *START, *where, *size(cpus)])
+        node = started(
+            self.folder, [*UNTIL, *inside, plain_python(self.folder), *START, *where, *size(cpus)]
+        )
         self.nodes.append(node)
         return node
 
@@ -93,7 +97,7 @@ def cluster(
     port = free_port() if not inside else 6399
     head = ["--head", "--port", str(port), "--node-ip-address", ip, "--include-dashboard=false"]
     settings = ["--system-config", json.dumps(QUICK_TO_NOTICE), "--temp-dir", str(folder)]
-    ray = started(folder, [*inside, *START, *head, *settings, *size(cpus)])
+    ray = started(folder, [*inside, plain_python(folder), *START, *head, *settings, *size(cpus)])
     found = Cluster(f"{ip}:{port}", folder, ray, inside=inside)
     try:
         yield found
