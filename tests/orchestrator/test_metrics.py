@@ -26,13 +26,19 @@ def swept(tmp_path_factory, dfkd_cache):
             status, said, complained = sweep_here(task, folder, *options, "--track", "tensorboard")
             assert status == 0, complained
             port = ray.nodes()[0]["MetricsExportPort"]
-            wait_until(lambda: "dfkd_time_share" in read(port), 60)
+            wait_until(lambda: is_all_there(read(port)), 60)
             yield said, read(port), folder / "runs" / "s"
 
 
 def read(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return answer.read().decode()
+
+
+def is_all_there(text):
+    """Whether the last epoch has arrived: Ray passes figures on now and then, not all at once."""
+    counts = [samples(text, name) for name in ("dfkd_epoch", "dfkd_epochs_total")]
+    return all(len(each) == 1 and each[0][1] == 2 for each in counts) and "time_share" in text
 
 
 def samples(text, name):
