@@ -7,6 +7,7 @@ Ray. So what needs no process of its own runs here, and nothing starts more acto
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,8 +50,17 @@ def local_ray(cpus: int) -> Iterator[Any]:
     """A Ray in this process, without a dashboard, as a notebook would have it."""
     import ray
 
+    environment = {}
+    if " " in sys.executable:  # Ray starts workers by an unquoted command
+        environment["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
     with quiet():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            **environment,
+        )
         yield ray
         ray.shutdown()
 
