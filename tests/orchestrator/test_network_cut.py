@@ -13,7 +13,7 @@ from raylets import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
-EPOCHS = 20
+EPOCHS = 40  # so that neither trial has ended when the other one is in its fifth
 LONG = 200  # steps per epoch: seconds are left of a trial when its node is cut off
 TRIALS = ("t000", "t001")
 MOMENT = 1.5  # seconds: Ray bears eight without an answer here
